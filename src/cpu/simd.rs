@@ -1,0 +1,331 @@
+//! The vector instructions that kernels are written in, and the choice of instruction set.
+//!
+//! A kernel is a struct that implements [`Kernel`]: its `run` is generic over [`Simd`] and marked `#[inline(always)]`,
+//! so that [`dispatch`] compiles it once per instruction set inside a function that enables that set. A value of a
+//! `Simd` type is the proof that the set exists on this machine, which is why its methods are safe where they touch
+//! no memory.
+#![allow(unsafe_code)] // intrinsics and raw loads live here; see each SAFETY note
+
+use std::sync::OnceLock;
+
+/// An instruction set that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// 16 lanes of f32, masked tails.
+    Avx512,
+    /// 8 lanes of f32 with fused multiply-add.
+    Avx2,
+    /// Plain Rust, for every target.
+    Portable,
+}
+
+impl Isa {
+    /// The best instruction set of this machine, detected once.
+    pub fn best() -> Isa {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Isa::available()[0])
+    }
+
+    /// The instruction sets that this machine has, best first; never empty.
+    pub fn available() -> Vec<Isa> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                sets.push(Isa::Avx512);
+            }
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                sets.push(Isa::Avx2);
+            }
+        }
+        sets.push(Isa::Portable);
+        sets
+    }
+}
+
+/// Work that can run on any instruction set with one result.
+pub trait Kernel {
+    /// What the work returns.
+    type Output;
+    /// Does the work. Implementations are `#[inline(always)]`, or they run without the instruction set.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs `kernel` on `isa`; an instruction set that this machine lacks falls back to the portable one, whose result is
+/// the same bits.
+pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512f") => {
+            // SAFETY: avx512f was detected on this machine.
+            unsafe { x86::on_avx512(kernel) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2
+            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") =>
+        {
+            // SAFETY: avx2 and fma were detected on this machine.
+            unsafe { x86::on_avx2(kernel) }
+        }
+        _ => kernel.run(Portable(())),
+    }
+}
+
+/// A vector of f32 lanes and what kernels do with it. Each operation rounds as IEEE 754 does, lane by lane.
+pub trait Simd: Copy {
+    /// Lanes of one vector; divides 32.
+    const LANES: usize;
+    /// The vector.
+    type F32: Copy;
+
+    /// Every lane `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Lane-wise `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// Lane-wise sum.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane-wise product.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane-wise larger value; `b` where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `mul_add` in the first `n` lanes, `c` unchanged in the rest. `n <= LANES`.
+    fn mul_add_first(self, n: usize, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+
+    /// Reads `LANES` values.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `LANES` f32; any alignment of f32.
+    unsafe fn load(self, from: *const f32) -> Self::F32;
+    /// Reads the first `n` lanes, 0 in the rest. `n <= LANES`.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `n` f32.
+    unsafe fn load_first(self, n: usize, from: *const f32) -> Self::F32;
+    /// Writes `LANES` values.
+    ///
+    /// # Safety
+    /// `to` is valid for writes of `LANES` f32; any alignment of f32.
+    unsafe fn store(self, value: Self::F32, to: *mut f32);
+    /// Writes the first `n` lanes. `n <= LANES`.
+    ///
+    /// # Safety
+    /// `to` is valid for writes of `n` f32.
+    unsafe fn store_first(self, n: usize, value: Self::F32, to: *mut f32);
+}
+
+/// Eight lanes of plain Rust.
+#[derive(Clone, Copy)]
+pub struct Portable(());
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    type F32 = [f32; 8];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn mul_add(self, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn mul_add_first(self, n: usize, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if i < n { a[i].mul_add(b[i], c[i]) } else { c[i] })
+    }
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> [f32; 8] {
+        // SAFETY: the caller answers for 8 readable f32; an array of f32 has the alignment of f32.
+        unsafe { from.cast::<[f32; 8]>().read() }
+    }
+    #[inline(always)]
+    unsafe fn load_first(self, n: usize, from: *const f32) -> [f32; 8] {
+        // SAFETY: only lanes below n are read, which the caller answers for.
+        std::array::from_fn(|i| if i < n { unsafe { from.add(i).read() } } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn store(self, value: [f32; 8], to: *mut f32) {
+        // SAFETY: the caller answers for 8 writable f32.
+        unsafe { to.cast::<[f32; 8]>().write(value) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(self, n: usize, value: [f32; 8], to: *mut f32) {
+        for (i, x) in value.into_iter().enumerate().take(n) {
+            // SAFETY: only lanes below n are written, which the caller answers for.
+            unsafe { to.add(i).write(x) }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, Simd};
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The machine has avx512f.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512(()))
+    }
+
+    /// # Safety
+    /// The machine has avx2 and fma.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2(()))
+    }
+
+    /// Made only by [`on_avx512`].
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(());
+
+    /// The mask of the first `n` of 16 lanes.
+    #[inline(always)]
+    fn first16(n: usize) -> __mmask16 {
+        debug_assert!(n <= 16);
+        u16::try_from((1u32 << n) - 1).unwrap_or(u16::MAX)
+    }
+
+    // SAFETY, for every block below: a value of `Avx512` exists only inside `on_avx512`, so the machine has the
+    // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type F32 = __m512;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn add(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn max(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul_add_first(self, n: usize, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_mask3_fmadd_ps(a, b, c, first16(n)) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, from: *const f32) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(self, n: usize, from: *const f32) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_maskz_loadu_ps(first16(n), from) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, value: __m512, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to, value) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, n: usize, value: __m512, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_mask_storeu_ps(to, first16(n), value) }
+        }
+    }
+
+    /// Made only by [`on_avx2`].
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    /// The mask of the first `n` of 8 lanes, as `_mm256_maskload_ps` and the blend read it.
+    #[inline(always)]
+    fn first8(n: usize) -> __m256i {
+        debug_assert!(n <= 8);
+        const WINDOW: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: n <= 8, so the eight values read lie in the window; the callers hold an `Avx2`.
+        unsafe { _mm256_loadu_si256(WINDOW.as_ptr().add(8 - n.min(8)).cast()) }
+    }
+
+    // SAFETY, for every block below: a value of `Avx2` exists only inside `on_avx2`, so the machine has the
+    // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type F32 = __m256;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn add(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        fn max(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul_add_first(self, n: usize, a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_blendv_ps(c, _mm256_fmadd_ps(a, b, c), _mm256_castsi256_ps(first8(n))) }
+        }
+        #[inline(always)]
+        unsafe fn load(self, from: *const f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(self, n: usize, from: *const f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_maskload_ps(from, first8(n)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, value: __m256, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(to, value) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, n: usize, value: __m256, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm256_maskstore_ps(to, first8(n), value) }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What the towers read: one column per modality, holding only the rows that have it.
+
+use super::Modality;
+use crate::input::InputError;
+
+/// Jagged lists of ids, one bag per row, under the EmbeddingBag convention with a final offset.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bags {
+    /// `rows + 1` positions in `ids`: bag `r` is `ids[offsets[r]..offsets[r + 1]]`; first 0, last `ids.len()`.
+    pub offsets: Vec<usize>,
+    /// The ids of all bags, one after the other.
+    pub ids: Vec<i64>,
+    /// One weight per id.
+    pub weights: Option<Vec<f32>>,
+}
+
+/// The values of one modality for the rows that have it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// One id per row.
+    Ids(Vec<i64>),
+    /// One bag of ids per row.
+    Bags(Bags),
+    /// A dense vector per row.
+    Dense {
+        /// Length of each vector.
+        width: usize,
+        /// `[rows, width]`
+        data: Vec<f32>,
+    },
+    /// A normalised image per row, all of one size.
+    Pixels {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+        /// `[rows, height, width, 3]`
+        data: Vec<f32>,
+    },
+}
+
+/// One modality of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    rows: Vec<usize>,
+    values: Values,
+}
+
+impl Column {
+    /// The batch rows that have this modality, ascending.
+    pub fn rows(&self) -> &[usize] {
+        &self.rows
+    }
+
+    /// Their values; entry `i` belongs to batch row `rows()[i]`.
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+}
+
+/// The model's input for a batch of rows. Ready-made tensors enter the library here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    batch: usize,
+    columns: [Option<Column>; 4],
+}
+
+impl Features {
+    /// A batch of `batch` rows that have no modality yet.
+    pub fn new(batch: usize) -> Features {
+        Features { batch, columns: [None, None, None, None] }
+    }
+
+    /// Number of rows.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The column of `modality`, if any row has it.
+    pub fn column(&self, modality: Modality) -> Option<&Column> {
+        self.columns[modality as usize].as_ref()
+    }
+
+    /// Sets a modality that every row has. See [`Features::set_rows`].
+    ///
+    /// # Errors
+    /// As [`Features::set_rows`].
+    pub fn set(&mut self, modality: Modality, values: Values) -> Result<(), InputError> {
+        self.set_rows(modality, (0..self.batch).collect(), values)
+    }
+
+    /// Sets the modality for `rows` (strictly ascending, each below the batch size), replacing what it held.
+    ///
+    /// # Errors
+    /// [`InputError::BadTensor`] if the rows are not ascending or in range, if the values' length does not fit their
+    /// shape and the number of rows, if offsets are not a partition of the ids, or if a dense value or a weight is
+    /// not finite. Ids are checked against their tables when the batch is encoded.
+    pub fn set_rows(
+        &mut self,
+        modality: Modality,
+        rows: Vec<usize>,
+        values: Values,
+    ) -> Result<(), InputError> {
+        check(self.batch, &rows, &values).map_err(|reason| InputError::BadTensor { modality, reason })?;
+        self.columns[modality as usize] = (!rows.is_empty()).then_some(Column { rows, values });
+        Ok(())
+    }
+}
+
+fn check(batch: usize, rows: &[usize], values: &Values) -> Result<(), String> {
+    if let Some(pair) = rows.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return Err(format!("row {} follows row {}: rows must ascend", pair[1], pair[0]));
+    }
+    if let Some(&last) = rows.last().filter(|&&last| last >= batch) {
+        return Err(format!("row {last} in a batch of {batch}"));
+    }
+    match values {
+        Values::Ids(ids) => expect_len("ids", ids.len(), Some(rows.len())),
+        Values::Bags(bags) => check_bags(rows.len(), bags),
+        Values::Dense { width, data } => {
+            expect_len("values", data.len(), rows.len().checked_mul(*width))?;
+            finite("value", data)
+        }
+        Values::Pixels { height, width, data } => {
+            let pixels = height.checked_mul(*width).and_then(|p| p.checked_mul(3));
+            expect_len("pixel values", data.len(), pixels.and_then(|p| p.checked_mul(rows.len())))?;
+            finite("pixel value", data)
+        }
+    }
+}
+
+fn check_bags(rows: usize, bags: &Bags) -> Result<(), String> {
+    expect_len("offsets", bags.offsets.len(), rows.checked_add(1))?;
+    if bags.offsets[0] != 0 {
+        return Err(format!("offsets start at {}, not 0", bags.offsets[0]));
+    }
+    if let Some(pair) = bags.offsets.windows(2).find(|pair| pair[0] > pair[1]) {
+        return Err(format!("offset {} follows offset {}", pair[1], pair[0]));
+    }
+    if bags.offsets[rows] != bags.ids.len() {
+        return Err(format!("last offset {} with {} ids", bags.offsets[rows], bags.ids.len()));
+    }
+    match &bags.weights {
+        Some(weights) => {
+            expect_len("weights", weights.len(), Some(bags.ids.len()))?;
+            finite("weight", weights)
+        }
+        None => Ok(()),
+    }
+}
+
+fn expect_len(what: &str, found: usize, expected: Option<usize>) -> Result<(), String> {
+    match expected {
+        Some(expected) if expected == found => Ok(()),
+        Some(expected) => Err(format!("{found} {what}, expected {expected}")),
+        None => Err(format!("the shape of the {what} overflows")),
+    }
+}
+
+fn finite(what: &str, data: &[f32]) -> Result<(), String> {
+    match data.iter().position(|x| !x.is_finite()) {
+        Some(at) => Err(format!("{what} {at} is {}", data[at])),
+        None => Ok(()),
+    }
+}
