@@ -1,4 +1,4 @@
-//! One variant per way a checkpoint can be wrong.
+//! One variant per way a checkpoint can be wrong; long because every field of every variant says what it is.
 
 use std::ops::Range;
 use std::path::PathBuf;
