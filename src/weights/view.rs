@@ -16,7 +16,7 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// The types that weights are viewed as: `f32`, [`f16`] and [`bf16`].
+/// The types that weights are viewed as: `f32`, [`half::f16`] and [`half::bf16`].
 pub trait Element: bytemuck::Pod + sealed::Sealed {
     /// The dtype of a tensor of these.
     const DTYPE: Dtype;

@@ -171,7 +171,7 @@ fn headers_that_are_not_the_json_of_the_format() {
             Refuses,
             r#"{"t":{"dtype":"F32","shape":[],"data_offsets":[0,2,4]}}"#,
             &[0; 4],
-            r#"header of tensor "t": trailing characters at line 1 column 51"#,
+            r#"header of tensor "t": trailing characters at line 1 column 52"#,
         ),
         // Metadata.
         (
