@@ -47,11 +47,12 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Vec<TensorInfo>, Weight
         .ok_or_else(|| WeightsError::HeaderTooLarge { file: file.into(), len: declared })?;
     let data_start = LENGTH_BYTES + header_len;
     let (text, data) = rest.split_at_checked(header_len).ok_or_else(|| truncated(data_start))?;
+    let text = text.to_vec(); // a mapped file might change between two looks at a byte
     if let Some(&first) = text.first().filter(|&&first| first != b'{') {
         return Err(WeightsError::HeaderStart { file: file.into(), first });
     }
 
-    let mut tensors = parse_json(file, text)?
+    let mut tensors = parse_json(file, &text)?
         .into_iter()
         .map(|(name, raw)| check_tensor(file, name, raw))
         .collect::<Result<Vec<_>, _>>()?;

@@ -28,9 +28,9 @@ pub enum Source {
 /// what it can: it maps regular files only and read-only, never writes to a file it opened, compares the file's
 /// length after mapping with the mapped length, and keeps length and modification time so that
 /// [`Mapping::unchanged`] can tell later. The rest is a rule for whoever owns the files: replace them by rename, never
-/// in place. Against a writer who breaks it, the bytes have no invalid bit pattern in any type they are viewed as, and
-/// every bound was taken from the mapped length and from parsed copies of the header, so the damage is wrong values or
-/// `SIGBUS`, not an access outside the mapping. [`Source::Read`] has none of this.
+/// in place. The language promises nothing to whoever breaks it; in practice the damage is wrong values or `SIGBUS`,
+/// not an access outside the mapping, because every bound comes from the mapped length and from a parsed copy of the
+/// header, and every type the bytes are viewed as takes any bit pattern. [`Source::Read`] has none of this.
 struct Mapping {
     map: Mmap,
     file: File,

@@ -1,5 +1,15 @@
 //! The checkpoint: safetensors files mapped or read, validated whole, handed out as typed views by name.
 //!
+//! ```no_run
+//! use mercer::weights::{Checkpoint, Source};
+//!
+//! let checkpoint = Checkpoint::open("weights/demo".as_ref(), Source::Mmap)?;
+//! let weight = checkpoint.tensor("query_head.weight")?;
+//! println!("{} {:?}: {} bytes in the file", weight.dtype(), weight.shape(), weight.bytes().len());
+//! let values = weight.to_f32()?; // borrowed from the mapping if it is aligned F32, converted otherwise
+//! # Ok::<(), mercer::weights::WeightsError>(())
+//! ```
+//!
 //! [`Checkpoint::open`] takes a model folder, which holds either `model.safetensors` or the shards that
 //! `model.safetensors.index.json` names, or a single `.safetensors` file. Nothing is handed out before all of this
 //! holds for every file:
@@ -15,6 +25,9 @@
 //! The `safetensors` crate accepts everything that this module accepts. This module also refuses what that crate lets
 //! pass: a tensor named twice, a tensor entry that is not an object or has unknown fields, a dtype that is not a plain
 //! string, a `__metadata__` of `null`, bytes before the header's `{`, and what exceeds the limits above.
+//!
+//! A download cache whose model folder links each shard to a store elsewhere breaks the last rule: download into a
+//! plain folder instead.
 //!
 //! # Files that change while they are open
 //!
