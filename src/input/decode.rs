@@ -41,15 +41,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, InputError> {
         other => return Err(InputError::ImageFormat { format: format!("{other:?}").to_uppercase() }),
     };
     let broken = |source| InputError::ImageDecode { format: name, source };
+    if let Some((width, height)) = png_size(bytes) {
+        check_side(width, height)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_IMAGE_ALLOC);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
-    if width > MAX_IMAGE_SIDE || height > MAX_IMAGE_SIDE {
-        return Err(InputError::ImageSide { width, height });
-    }
+    check_side(width, height)?;
     if decoder.total_bytes() > MAX_IMAGE_ALLOC {
         return Err(InputError::ImageBytes { width, height, bytes: decoder.total_bytes() });
     }
@@ -60,6 +61,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, InputError> {
     // u32 fits usize on every target this library builds for.
     let size = Pair { height: height as usize, width: width as usize };
     Ok(Rgb { size, pixels: to_rgb(decoded) })
+}
+
+fn check_side(width: u32, height: u32) -> Result<(), InputError> {
+    if width > MAX_IMAGE_SIDE || height > MAX_IMAGE_SIDE {
+        return Err(InputError::ImageSide { width, height });
+    }
+    Ok(())
+}
+
+/// The size in a PNG's header: its decoder allocates rows before it tells the size.
+fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let header = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?.get(4..16)?.strip_prefix(b"IHDR")?;
+    let (width, height) = header.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*width), u32::from_be_bytes(height.try_into().ok()?)))
 }
 
 /// Reads a file of at most `limit` bytes whole.

@@ -3,7 +3,8 @@
 //! Along one axis, output `i` has its centre at `c = (i + 0.5) * scale` in the input, `scale = input / output`, and is
 //! the weighted mean of the inputs within `support * max(scale, 1)` of it, weighted by the filter stretched by
 //! `max(scale, 1)`. Weights are normalised in f64, then rounded to 22 fractional bits; sums are 32-bit integers, rounded
-//! and clipped to 8 bits. Columns are resampled first, and the intermediate image has 8 bits too.
+//! and clipped to 8 bits. The intermediate image between the two axes has 8 bits too, so their order shows in the result:
+//! it is the order of Pillow 13, see [`rows_first`].
 
 use std::ops::Range;
 
@@ -54,10 +55,38 @@ pub(super) fn resize_window(pixels: &[u8], from: Pair, window: Window, filter: F
     let Window { full, top, left, size } = window;
     let rows = Taps::new(from.height, full.height, top..top + size.height, filter);
     let columns = Taps::new(from.width, full.width, left..left + size.width, filter);
-    let needed = rows.reach();
-    let source = &pixels[needed.start * from.width * 3..needed.end * from.width * 3];
-    let narrowed = resample_columns(source, from.width, &columns); // [needed, size.width, 3]
-    resample_rows(&narrowed, needed.start, size.width, &rows)
+    let (needed_rows, needed_columns) = (rows.reach(), columns.reach());
+    let source = Plane { pixels, width: from.width };
+    if rows_first(from, full) {
+        let pixels = &resample_rows(source, needed_columns.clone(), &rows, 0); // [size.height, needed_columns, 3]
+        let source = Plane { pixels, width: needed_columns.len() };
+        resample_columns(source, 0..size.height, &columns, needed_columns.start)
+    } else {
+        let pixels = &resample_columns(source, needed_rows.clone(), &columns, 0); // [needed_rows, size.width, 3]
+        resample_rows(Plane { pixels, width: size.width }, 0..size.width, &rows, needed_rows.start)
+    }
+}
+
+/// Whether rows are resampled before columns: where the image loses rows, and more than twice as many as columns.
+/// Pillow 10 to 12 always start with the columns; with them, such images differ in rounding and, for the cubic filter,
+/// in what is clipped in between.
+fn rows_first(from: Pair, to: Pair) -> bool {
+    // lost rows > 2 * (from.width - to.width), which may be negative
+    from.height > to.height && from.height - to.height + 2 * to.width > 2 * from.width
+}
+
+/// Rows of RGB pixels.
+#[derive(Clone, Copy)]
+struct Plane<'a> {
+    pixels: &'a [u8],
+    width: usize,
+}
+
+impl<'a> Plane<'a> {
+    fn row(self, y: usize, columns: Range<usize>) -> &'a [u8] {
+        let start = y * self.width;
+        &self.pixels[(start + columns.start) * 3..(start + columns.end) * 3]
+    }
 }
 
 /// The inputs that each output of one axis sums, and their weights.
@@ -128,13 +157,14 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// `[rows, width, 3]` → `[rows, outputs, 3]`
-fn resample_columns(source: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(source.len() / width * taps.outputs.len());
-    for row in source.chunks_exact(width * 3) {
+/// `[rows, outputs, 3]`; the first column of `source` is column `origin` of the axis.
+fn resample_columns(source: Plane, rows: Range<usize>, taps: &Taps, origin: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(rows.len() * taps.outputs.len() * 3);
+    for y in rows {
         for (first, weights) in taps.iter() {
+            let first = first - origin;
             let mut sum = [ROUNDING; 3];
-            for (pixel, &weight) in row[first * 3..].chunks_exact(3).zip(weights) {
+            for (pixel, &weight) in source.row(y, first..first + weights.len()).chunks_exact(3).zip(weights) {
                 for (sum, &value) in sum.iter_mut().zip(pixel) {
                     *sum += i32::from(value) * weight;
                 }
@@ -145,14 +175,14 @@ fn resample_columns(source: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
     out
 }
 
-/// `[rows, width, 3]` → `[outputs, width, 3]`; the first row of `source` is row `top` of the axis.
-fn resample_rows(source: &[u8], top: usize, width: usize, taps: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(taps.outputs.len() * width * 3);
-    let mut sums = vec![0; width * 3];
+/// `[outputs, columns, 3]`; the first row of `source` is row `origin` of the axis.
+fn resample_rows(source: Plane, columns: Range<usize>, taps: &Taps, origin: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(taps.outputs.len() * columns.len() * 3);
+    let mut sums = vec![0; columns.len() * 3];
     for (first, weights) in taps.iter() {
         sums.fill(ROUNDING);
-        for (row, &weight) in source[(first - top) * width * 3..].chunks_exact(width * 3).zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+        for (y, &weight) in (first - origin..).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(source.row(y, columns.clone())) {
                 *sum += i32::from(value) * weight;
             }
         }

@@ -110,7 +110,7 @@ def make_images(rng, folder):
     ramp = np.arange(256, dtype=np.uint8)
     every_value = np.stack([ramp, ramp[::-1], np.roll(ramp, 85)], axis=-1).reshape(16, 16, 3)
     Image.fromarray(every_value).save(folder / "every_value.png")
-    for height, width in [(37, 61), (61, 37), (8, 90), (90, 1), (40, 40)]:
+    for height, width in [(37, 61), (61, 37), (8, 90), (90, 1), (80, 30), (40, 40)]:
         Image.fromarray(noise(rng, height, width)).save(folder / f"noise_{height}x{width}.png")
 
 
@@ -136,11 +136,14 @@ def resized(rng):
         "extreme_ratio": ((2, 500), (60, 3)),
         "almost_equal": ((30, 31), (29, 32)),
         "same": ((6, 7), (6, 7)),
+        # Around the edge where Pillow changes the order of rows and columns.
+        "rows_first": ((40, 30), (19, 20)),
+        "columns_first": ((40, 30), (20, 20)),
     }
     tensors = {}
     for name, ((h, w), (to_h, to_w)) in cases.items():
         pixels = noise(rng, h, w)
-        if name in ("enlarge", "shrink_and_enlarge", "almost_equal"):
+        if name in ("enlarge", "shrink_and_enlarge", "almost_equal", "rows_first", "columns_first"):
             pixels = np.uint8(255) * (pixels % 2)  # the cubic filter overshoots between black and white
         tensors[f"{name}.input"] = pixels
         for filter_name, resampling in FILTERS.items():
@@ -169,6 +172,8 @@ def transformed(folder):
         "tall_cubic": ("noise_61x37.png", config(14, 14, "shortest_side", 16, "bicubic")),
         "enlarge": ("noise_8x90.png", config(20, 24, "shortest_side", 24, "bicubic")),
         "one_column": ("noise_90x1.png", config(10, 12, "shortest_side", 12)),
+        "tall": ("noise_80x30.png", config(12, 12, "shortest_side", 14)),
+        "tall_exact": ("noise_80x30.png", config(12, 28, "exact", filter_name="bicubic")),
         "crop_only": ("noise_37x61.png", config(20, 20, "shortest_side", 37)),
         "no_crop": ("noise_40x40.png", config(16, 16, "shortest_side", 16)),
     }
