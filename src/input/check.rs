@@ -61,13 +61,13 @@ pub(super) fn image(config: &ImageInput) -> Vec<Finding> {
         (Resize::None | Resize::Exact, None) => {}
     }
     for (channel, (mean, std)) in mean.into_iter().zip(std).enumerate() {
-        findings.refuse(!mean.is_finite(), &format!("mean[{channel}]"), || format!("{mean} is not finite"));
+        findings.refuse(!mean.is_finite(), &format!("mean[{channel}]"), || format!("{mean:?} is not finite"));
         // Also when the quotient overflows f32.
         let extremes = [(0.0 - mean) / std, (1.0 - mean) / std];
         let usable =
             std.is_finite() && std > 0.0 && (!mean.is_finite() || extremes.iter().all(|x| x.is_finite()));
         findings.refuse(!usable, &format!("std[{channel}]"), || {
-            format!("{std} is not a usable positive divisor")
+            format!("{std:?} is not a positive divisor that keeps pixels finite")
         });
     }
     findings.list

@@ -124,22 +124,22 @@ impl Records {
         })
     }
 
-    /// The next line without its end; `None` at the end of the file.
-    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
+    /// Reads the next line into `line`, without its end; false at the end of the file.
+    fn next_line(&mut self, line: &mut Vec<u8>) -> io::Result<bool> {
+        line.clear();
         // Enough for the longest line, a byte order mark and the line's end; what is longer is seen to be too long.
         let most = MAX_LINE_BYTES + 6;
-        if self.reader.by_ref().take(most).read_until(b'\n', &mut bytes)? == 0 {
-            return Ok(None);
+        if self.reader.by_ref().take(most).read_until(b'\n', line)? == 0 {
+            return Ok(false);
         }
         self.line += 1;
-        let mut line = &bytes[..];
-        line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
-        if self.line == 1 {
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        for end in [b'\n', b'\r'] {
+            line.pop_if(|last| *last == end);
         }
-        Ok(Some(line.to_vec()))
+        if self.line == 1 && line.starts_with(b"\xef\xbb\xbf") {
+            line.drain(..3);
+        }
+        Ok(true)
     }
 
     fn parse(&self, line: &[u8]) -> Result<Option<Record>, LineProblem> {
@@ -179,14 +179,15 @@ impl Iterator for Records {
     type Item = Result<Record, InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let mut line = Vec::new();
         while !self.ended {
-            let parsed = match self.next_line() {
-                Ok(Some(line)) => self.parse(&line).map_err(|source| InputError::Line {
+            let parsed = match self.next_line(&mut line) {
+                Ok(true) => self.parse(&line).map_err(|source| InputError::Line {
                     path: self.path.clone(),
                     line: self.line,
                     source,
                 }),
-                Ok(None) => {
+                Ok(false) => {
                     self.ended = true;
                     return None;
                 }
