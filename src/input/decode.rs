@@ -2,7 +2,9 @@
 //!
 //! The format is the one that the bytes show, whatever the file is called. Transparency is dropped, not composited;
 //! grey becomes three equal channels; 16-bit colour keeps the high byte, 16-bit grey without alpha is clipped at 255;
-//! EXIF orientation is not applied; of an animation, the first frame counts.
+//! EXIF orientation is not applied; of an animation, the first frame counts. A JPEG without its end marker is refused
+//! even if every pixel is there. Lossless formats and WebP give Pillow's bytes; JPEG decoders differ in rounding and in how
+//! they enlarge chroma.
 
 use std::fs::File;
 use std::io::{Cursor, Read};

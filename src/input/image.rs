@@ -80,8 +80,17 @@ impl ImagePreprocessor {
     /// `pixels` fills `from`, which is not empty.
     fn write_rgb(&self, pixels: &[u8], from: Pair, out: &mut [f32]) -> Result<(), InputError> {
         let size = self.size();
-        let window = match self.config.resize {
-            Resize::None if from != size => {
+        let window = match (self.config.resize, self.config.resize_size) {
+            (Resize::ShortestSide, Some(side)) => {
+                let full = shortest_side(from, side);
+                Window {
+                    full,
+                    top: centre(full.height, size.height),
+                    left: centre(full.width, size.width),
+                    size,
+                }
+            }
+            (Resize::None, _) if from != size => {
                 return Err(InputError::ImageSize {
                     width: from.width,
                     height: from.height,
@@ -89,23 +98,13 @@ impl ImagePreprocessor {
                     expected_height: size.height,
                 });
             }
-            Resize::None | Resize::Exact => Window { full: size, top: 0, left: 0, size },
-            Resize::ShortestSide => {
-                let full =
-                    shortest_side(from, self.config.resize_size.unwrap_or(from.height.min(from.width)));
-                let top = centre(full.height, size.height);
-                let left = centre(full.width, size.width);
-                Window { full, top, left, size }
-            }
+            _ => Window { full: size, top: 0, left: 0, size },
         };
         if window.full == from {
-            let row = |y: usize| {
-                let first = ((window.top + y) * from.width + window.left) * 3;
-                &pixels[first..first + size.width * 3]
-            };
-            (0..size.height)
-                .zip(out.chunks_exact_mut(size.width * 3))
-                .for_each(|(y, out)| self.normalise(row(y), out));
+            for (y, out) in (window.top..).zip(out.chunks_exact_mut(size.width * 3)) {
+                let first = (y * from.width + window.left) * 3;
+                self.normalise(&pixels[first..first + size.width * 3], out);
+            }
         } else {
             self.normalise(&resize_window(pixels, from, window, self.config.filter), out);
         }

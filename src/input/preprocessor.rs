@@ -57,7 +57,8 @@ impl Preprocessor {
     /// The features of a batch, one row per request: text and items as [`Values::Bags`], images as
     /// [`Values::Pixels`], users as [`Values::Ids`], dense behaviour as [`Values::Dense`]. If any request of the batch
     /// weighs its items, the items of the others get weight 1. Rows are prepared in parallel on rayon's current pool;
-    /// each decodes at most one image at a time. Ids are not compared with their tables here.
+    /// each
+    /// thread decodes one image at a time, of at most [`MAX_IMAGE_ALLOC`](super::MAX_IMAGE_ALLOC). Ids are not compared with their tables here.
     ///
     /// # Errors
     /// - [`InputError::Row`] with the lowest row that is refused, because of [`InputError::NotAccepted`] or as

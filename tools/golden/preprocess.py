@@ -1,6 +1,6 @@
-"""Makes the golden files of tests/image.rs and tests/text.rs: what Pillow, torchvision and tokenizers do.
+"""Makes the golden files of tests/image.rs, tests/text.rs and benches/input.rs: what Pillow, torchvision and tokenizers do.
 
-    python -m pip install pillow torch torchvision tokenizers safetensors numpy
+    python -m pip install "pillow>=13" torch torchvision tokenizers safetensors numpy
     python tools/golden/preprocess.py --out tests/golden/preprocess
 
 Seeded: the same versions (printed at the end, and kept in versions.json) give the same files.
