@@ -9,6 +9,7 @@ use mercer::input::{
 };
 use mercer::model::{BehaviourInput, Inputs};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 fn dense() -> Inputs {
     Inputs { behaviour: Some(BehaviourInput { length: Some(2), max_items: None }), ..Inputs::default() }
@@ -230,8 +231,17 @@ fn duplicate_ids_are_refused_with_both_lines() {
     check_unique_ids(&records("{\"id\":4}\n{}\n{}\n{\"id\":0}")).unwrap();
 }
 
+fn seeded(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(7),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(256))]
 
     #[test]
     fn any_bytes_are_read_or_refused(content in prop::collection::vec(any::<u8>(), 0..200)) {
