@@ -1,13 +1,29 @@
 //! From what a user sends to what the towers read: text to token ids, an image file to normalised pixels, a JSON line
 //! to a [`Request`].
 
+mod behaviour;
+mod check;
+mod decode;
 mod error;
 mod features;
+mod image;
+mod json;
+mod preprocessor;
+mod records;
 mod request;
+mod resize;
+mod text;
 
+pub use check::{Finding, check_inputs};
+pub use decode::{MAX_IMAGE_ALLOC, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
 pub use error::InputError;
 pub use features::{Bags, Column, Features, Values};
+pub use image::ImagePreprocessor;
+pub use preprocessor::Preprocessor;
+pub use records::{LineProblem, MAX_LINE_BYTES, Record, Records, check_unique_ids, read_records};
 pub use request::{Behaviour, Image, Request};
+pub use resize::resize_rgb;
+pub use text::{MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES, TextPreprocessor};
 
 use serde::{Deserialize, Serialize};
 
