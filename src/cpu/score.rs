@@ -85,11 +85,11 @@ impl Kernel for Scores<'_> {
                     *row = &rows[(first + i).min(count - 1) * dim..][..dim];
                 }
                 let kept = TILE_ROWS.min(count - first);
-                let mut done = 0;
-                while done < queries.len() / dim {
+                let (mut done, total) = (0, queries.len() / dim);
+                while done < total {
                     let left = &queries[done * dim..];
                     let out = &mut out[done * count + first..];
-                    done += match left.len() / dim {
+                    done += match total - done {
                         1 => keep(out, count, kept, tile_scores::<S, 1, 8>(simd, dim, left, &tile)),
                         2 | 3 => keep(out, count, kept, tile_scores::<S, 2, 4>(simd, dim, left, &tile)),
                         // The sums of 16 pairs fit 32 registers, those of 8 pairs 16 registers.
@@ -108,7 +108,10 @@ impl Kernel for Scores<'_> {
 #[inline(always)]
 fn keep<const Q: usize>(out: &mut [f32], stride: usize, kept: usize, scores: [[f32; TILE_ROWS]; Q]) -> usize {
     for (i, scores) in scores.iter().enumerate() {
-        out[i * stride..][..kept].copy_from_slice(&scores[..kept]);
+        match out[i * stride..].first_chunk_mut() {
+            Some(whole) if kept == TILE_ROWS => *whole = *scores,
+            _ => out[i * stride..][..kept].copy_from_slice(&scores[..kept]),
+        }
     }
     Q
 }
