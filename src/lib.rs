@@ -15,6 +15,7 @@ pub mod catalogue;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+mod files;
 pub mod input;
 pub mod model;
 pub mod npy;

@@ -112,7 +112,11 @@ mod score_definition {
                     assert_same_bits(&format!("{isa:?}, dim {dim}, {q} x {r}"), &found, &expected);
                 }
                 let scalar = score_scalar(&queries[..dim], &rows[..dim]);
-                assert_same_bits("scalar", &[scalar, score(&queries[..dim], &rows[..dim])], &[expected[0]; 2]);
+                assert_same_bits(
+                    "scalar",
+                    &[scalar, score(&queries[..dim], &rows[..dim])],
+                    &[expected[0]; 2],
+                );
             }
         }
     }
@@ -183,7 +187,8 @@ mod normalisation {
     #[test]
     fn every_magnitude() {
         for exponent in -149..128 {
-            let power = (0..i32::abs(exponent)).fold(1.0f64, |x, _| if exponent < 0 { x / 2.0 } else { x * 2.0 });
+            let power =
+                (0..i32::abs(exponent)).fold(1.0f64, |x, _| if exponent < 0 { x / 2.0 } else { x * 2.0 });
             let power = power as f32;
             for first in [power, power.next_up(), power.next_down()] {
                 if first > 0.0 {
@@ -217,9 +222,7 @@ mod normalisation {
     /// The first bad row is reported, whatever the threads do, with its position and value.
     #[test]
     fn rows_without_a_direction() {
-        for (value, text) in
-            [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")]
-        {
+        for (value, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
             let mut rows = vec![1.0; 5 * 1000];
             (rows[5 * 400 + 3], rows[5 * 700]) = (value, f32::NAN);
             let error = normalize_rows(5, &mut rows).unwrap_err();
@@ -344,7 +347,10 @@ mod scan_semantics {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             for batch in [1, 17, 64, 150] {
                 let found: Vec<Vec<Hit>> = pool.install(|| {
-                    queries.chunks(batch * dim).flat_map(|q| scan(Isa::best(), dim, q, &rows, &ids, k)).collect()
+                    queries
+                        .chunks(batch * dim)
+                        .flat_map(|q| scan(Isa::best(), dim, q, &rows, &ids, k))
+                        .collect()
                 });
                 assert_same_hits(&format!("{threads} threads, batch {batch}"), &found, &expected);
             }

@@ -47,7 +47,11 @@ pub fn score(a: &[f32], b: &[f32]) -> f32 {
 pub fn scores(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], out: &mut [f32]) {
     assert!(dim > 0, "vectors of no elements");
     let (q, r) = (queries.len() / dim, rows.len() / dim);
-    assert_eq!((queries.len(), rows.len()), (q * dim, r * dim), "vectors are not whole rows of {dim} elements");
+    assert_eq!(
+        (queries.len(), rows.len()),
+        (q * dim, r * dim),
+        "vectors are not whole rows of {dim} elements"
+    );
     assert_eq!(out.len(), q * r, "one score per query and row");
     dispatch(isa, Scores { dim, queries, rows, out });
 }

@@ -55,7 +55,8 @@ pub fn scan(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k:
         let count = block.len() / dim;
         scratch.scores.resize(queries.len() / dim * count, 0.0);
         scores(isa, dim, queries, block, &mut scratch.scores);
-        for (collection, scores) in collections[first_query..].iter().zip(scratch.scores.chunks_exact(count)) {
+        for (collection, scores) in collections[first_query..].iter().zip(scratch.scores.chunks_exact(count))
+        {
             pass_gate(collection.gate(), first_row, ids, scores, &mut scratch.passed);
             collection.take(&mut scratch.passed);
         }
