@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 
+// Files hold little-endian values, which are read and written as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"));
+
 /// How the names of unfinished files begin and end.
 pub(crate) const TEMPORARY: (&str, &str) = (".mercer-", ".tmp");
 

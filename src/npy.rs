@@ -146,8 +146,6 @@ pub fn read_f32(path: impl AsRef<Path>) -> Result<Array2<f32>, NpyError> {
             for chunk in data.chunks_mut(CHUNK) {
                 let halves = &mut halves[..chunk.len()];
                 file.read_exact(bytemuck::cast_slice_mut(halves)).map_err(io_error(path, "read"))?;
-                // The file's bytes in the file's order, whatever this machine's.
-                halves.iter_mut().for_each(|x| *x = f16::from_bits(u16::from_le(x.to_bits())));
                 halves.convert_to_f32_slice(chunk);
             }
             Ok(Array2 { rows, cols, data })
@@ -185,23 +183,6 @@ pub fn write_i64(path: impl AsRef<Path>, rows: usize, cols: usize, data: &[i64])
     write_values(path.as_ref(), "<i8", rows, cols, data)
 }
 
-/// A number that `.npy` files hold in little-endian order.
-trait Value: Pod {
-    fn swap_on_big_endian(self) -> Self;
-}
-
-impl Value for f32 {
-    fn swap_on_big_endian(self) -> f32 {
-        f32::from_bits(self.to_bits().to_le())
-    }
-}
-
-impl Value for i64 {
-    fn swap_on_big_endian(self) -> i64 {
-        self.to_le()
-    }
-}
-
 fn io_error<'p>(path: &'p Path, action: &'static str) -> impl Fn(io::Error) -> NpyError + 'p {
     move |source| NpyError::Io { path: path.into(), action, source }
 }
@@ -236,17 +217,14 @@ fn matrix(path: &Path, header: &Header, size: usize, file: &File) -> Result<(usi
     Ok((rows, cols))
 }
 
-fn read_values<T: Value>(path: &Path, header: &Header, file: &mut File) -> Result<Array2<T>, NpyError> {
+fn read_values<T: Pod>(path: &Path, header: &Header, file: &mut File) -> Result<Array2<T>, NpyError> {
     let (rows, cols) = matrix(path, header, size_of::<T>(), file)?;
     let mut data = vec![T::zeroed(); rows * cols];
     file.read_exact(bytemuck::cast_slice_mut(&mut data)).map_err(io_error(path, "read"))?;
-    if cfg!(target_endian = "big") {
-        data.iter_mut().for_each(|x| *x = x.swap_on_big_endian());
-    }
     Ok(Array2 { rows, cols, data })
 }
 
-fn write_values<T: Value>(
+fn write_values<T: Pod>(
     path: &Path,
     descr: &str,
     rows: usize,
@@ -260,14 +238,7 @@ fn write_values<T: Value>(
     let write = || -> io::Result<()> {
         let mut file = NewFile::create_in(folder)?;
         file.write_all(&header::bytes(descr, rows, cols))?;
-        if cfg!(target_endian = "big") {
-            for chunk in data.chunks(CHUNK) {
-                let swapped: Vec<T> = chunk.iter().map(|x| x.swap_on_big_endian()).collect();
-                file.write_all(bytemuck::cast_slice(&swapped))?;
-            }
-        } else {
-            file.write_all(bytemuck::cast_slice(data))?;
-        }
+        file.write_all(bytemuck::cast_slice(data))?;
         file.finish(path)?;
         sync_folder(folder)
     };

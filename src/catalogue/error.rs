@@ -137,6 +137,16 @@ pub enum CatalogueError {
         /// Stated width.
         width: usize,
     },
+    /// A feature is NaN or infinite.
+    #[error("the features of row {row} have {value} at position {position}")]
+    FeatureNotFinite {
+        /// The row.
+        row: usize,
+        /// Where in the row.
+        position: usize,
+        /// What is there.
+        value: f32,
+    },
     /// A file operation failed.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
@@ -182,7 +192,7 @@ pub enum CatalogueError {
         expected: u64,
     },
     /// The bytes contradict their checksum or themselves.
-    #[error("{}: {part} is damaged: {reason}", path.display())]
+    #[error("{}: damaged {part}: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -209,6 +219,7 @@ impl CatalogueError {
             | SideRows { .. }
             | ItemLineBreak { .. }
             | FeaturesLength { .. }
+            | FeatureNotFinite { .. }
             | NotACatalogue { .. }
             | ForeignFolder { .. } => ErrorKind::Caller,
             Io { .. } => ErrorKind::Io,
