@@ -1,6 +1,7 @@
 //! Exact top-10 over generated catalogues. Each case checks a sample of its answer against the scalar definition before
 //! it is timed, and prints the rates that one search reached: bytes of vectors read once per batch, and two
 //! floating-point operations per element and query.
+#![allow(clippy::unwrap_used)] // a benchmark that cannot run must stop
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use mercer::cpu::normalize::normalize_rows;

@@ -1,4 +1,5 @@
 //! `.npy` files: what NumPy writes is read, what is written is what NumPy writes, and every way a file can lie is refused.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
 
 use half::f16;
 use mercer::ErrorKind;

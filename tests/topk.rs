@@ -1,4 +1,5 @@
 //! The defined score, the defined normalisation and the exhaustive scan, against oracles written from the definitions.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
 
 use mercer::Hit;
 use mercer::cpu::normalize::{NormalizeError, normalize_rows};
