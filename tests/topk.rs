@@ -256,6 +256,8 @@ mod scan_semantics {
         for k in [1, 2, 10, 255, 256, 257, 1499, 2999, 3000, 3001, 65_536] {
             check_scan("k", dim, &queries, &rows, &ids, k);
         }
+        let n = 140_000; // more than a collection of the largest k holds
+        check_scan("largest k", 1, &[1.0], &coarse(3, n), &shuffled_ids(n), 65_536);
         for n in [1, 7, 8, 9, 17] {
             check_scan("few rows", dim, &queries, &rows[..n * dim], &ids[..n], 10);
         }

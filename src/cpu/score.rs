@@ -67,6 +67,9 @@ struct Scores<'a> {
 /// Rows of a tile; divided by every number of rows that [`lane_sums`] takes.
 const TILE_ROWS: usize = 8;
 
+/// Elements of a cache line.
+const LINE: usize = 16;
+
 /// Bytes of queries that pass over a tile before the next rows are read: they and the rows fit the first-level cache.
 const QUERY_GROUP_BYTES: usize = 16 << 10;
 
@@ -89,6 +92,11 @@ impl Kernel for Scores<'_> {
                     *row = &rows[(first + i).min(count - 1) * dim..][..dim];
                 }
                 let kept = TILE_ROWS.min(count - first);
+                // The next tile arrives while this one is computed; past the rows lies, as a rule, the next block.
+                let next = rows.as_ptr().wrapping_add((first + TILE_ROWS) * dim);
+                for line in (0..TILE_ROWS * dim).step_by(LINE) {
+                    simd.prefetch(next.wrapping_add(line));
+                }
                 let (mut done, total) = (0, queries.len() / dim);
                 while done < total {
                     let left = &queries[done * dim..];

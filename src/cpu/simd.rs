@@ -95,6 +95,9 @@ pub trait Simd: Copy {
     /// to l ^ 1.
     fn tree_sums(self, v: [Self::F32; 8]) -> [f32; 8];
 
+    /// Asks for the cache line of an address, which need not be valid. No result depends on it.
+    fn prefetch(self, from: *const f32);
+
     /// Reads `LANES` values.
     ///
     /// # Safety
@@ -156,6 +159,8 @@ impl Simd for Portable {
             (a + c) + (b + d)
         })
     }
+    #[inline(always)]
+    fn prefetch(self, _from: *const f32) {}
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> [f32; 8] {
         // SAFETY: the caller answers for 8 readable f32; an array of f32 has the alignment of f32.
@@ -275,6 +280,11 @@ mod x86 {
             sums
         }
         #[inline(always)]
+        fn prefetch(self, from: *const f32) {
+            // SAFETY: prefetching an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_loadu_ps(from) }
@@ -370,6 +380,11 @@ mod x86 {
                 _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_permutevar8x32_ps(all, order));
             }
             sums
+        }
+        #[inline(always)]
+        fn prefetch(self, from: *const f32) {
+            // SAFETY: prefetching an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m256 {
