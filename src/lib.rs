@@ -15,12 +15,13 @@ pub mod catalogue;
 pub mod cpu;
 pub mod engine;
 pub mod error;
+mod files;
 pub mod input;
 pub mod model;
 pub mod npy;
 pub mod weights;
 
-pub use catalogue::{Catalogue, Hit, Metric};
+pub use catalogue::{Catalogue, Hit, Hits, Metric};
 pub use engine::{Device, Engine, Options};
 pub use error::{Error, ErrorKind, Result};
 pub use input::{Behaviour, Features, Image, Modality, Request};

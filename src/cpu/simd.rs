@@ -91,6 +91,12 @@ pub trait Simd: Copy {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `mul_add` in the first `n` lanes, `c` unchanged in the rest. `n <= LANES`.
     fn mul_add_first(self, n: usize, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The sum of the lanes of each of eight vectors by a pairwise tree: lane l with l ^ LANES/2, then l ^ LANES/4, down
+    /// to l ^ 1.
+    fn tree_sums(self, v: [Self::F32; 8]) -> [f32; 8];
+
+    /// Asks for the cache line of an address, which need not be valid. No result depends on it.
+    fn prefetch(self, from: *const f32);
 
     /// Reads `LANES` values.
     ///
@@ -146,6 +152,15 @@ impl Simd for Portable {
     fn mul_add_first(self, n: usize, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| if i < n { a[i].mul_add(b[i], c[i]) } else { c[i] })
     }
+    #[inline(always)]
+    fn tree_sums(self, v: [[f32; 8]; 8]) -> [f32; 8] {
+        v.map(|x| {
+            let [a, b, c, d] = [x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]];
+            (a + c) + (b + d)
+        })
+    }
+    #[inline(always)]
+    fn prefetch(self, _from: *const f32) {}
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> [f32; 8] {
         // SAFETY: the caller answers for 8 readable f32; an array of f32 has the alignment of f32.
@@ -237,6 +252,39 @@ mod x86 {
             unsafe { _mm512_mask3_fmadd_ps(a, b, c, first16(n)) }
         }
         #[inline(always)]
+        fn tree_sums(self, v: [__m512; 8]) -> [f32; 8] {
+            // Each step adds one half of what is left of every vector to the other half and packs two vectors into one.
+            let mut sums = [0.0; 8];
+            // SAFETY: as above; `sums` has room for the 8 values stored.
+            unsafe {
+                let fold8 = |a, b| {
+                    let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                    let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+                    _mm512_add_ps(low, high)
+                };
+                let fold4 = |a, b| {
+                    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                    let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+                    _mm512_add_ps(even, odd)
+                };
+                let low = fold4(fold8(v[0], v[1]), fold8(v[2], v[3])); // 4 lanes of each of vectors 0, 1, 2, 3
+                let high = fold4(fold8(v[4], v[5]), fold8(v[6], v[7]));
+                let first = _mm512_shuffle_ps::<0b01_00_01_00>(low, high);
+                let second = _mm512_shuffle_ps::<0b11_10_11_10>(low, high);
+                let pairs = _mm512_add_ps(first, second); // 2 lanes of each of 0, 4, 1, 5, 2, 6, 3, 7
+                let all = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+                let all = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, all));
+                _mm256_storeu_ps(sums.as_mut_ptr(), all);
+            }
+            sums
+        }
+        #[inline(always)]
+        fn prefetch(self, from: *const f32) {
+            // SAFETY: prefetching an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_loadu_ps(from) }
@@ -306,6 +354,37 @@ mod x86 {
         fn mul_add_first(self, n: usize, a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_blendv_ps(c, _mm256_fmadd_ps(a, b, c), _mm256_castsi256_ps(first8(n))) }
+        }
+        #[inline(always)]
+        fn tree_sums(self, v: [__m256; 8]) -> [f32; 8] {
+            // Each step adds one half of what is left of every vector to the other half and packs two vectors into one.
+            let mut sums = [0.0; 8];
+            // SAFETY: as above; `sums` has room for the 8 values stored.
+            unsafe {
+                let fold4 = |a, b| {
+                    let low = _mm256_permute2f128_ps::<0x20>(a, b);
+                    let high = _mm256_permute2f128_ps::<0x31>(a, b);
+                    _mm256_add_ps(low, high)
+                };
+                let fold2 = |a, b| {
+                    let low = _mm256_shuffle_ps::<0b01_00_01_00>(a, b);
+                    let high = _mm256_shuffle_ps::<0b11_10_11_10>(a, b);
+                    _mm256_add_ps(low, high)
+                };
+                let low = fold2(fold4(v[0], v[1]), fold4(v[2], v[3])); // 2 lanes of each of vectors 0, 2, 1, 3
+                let high = fold2(fold4(v[4], v[5]), fold4(v[6], v[7]));
+                let even = _mm256_shuffle_ps::<0b10_00_10_00>(low, high);
+                let odd = _mm256_shuffle_ps::<0b11_01_11_01>(low, high);
+                let all = _mm256_add_ps(even, odd); // vectors 0, 2, 4, 6, 1, 3, 5, 7
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_permutevar8x32_ps(all, order));
+            }
+            sums
+        }
+        #[inline(always)]
+        fn prefetch(self, from: *const f32) {
+            // SAFETY: prefetching an invalid address does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m256 {

@@ -1,0 +1,70 @@
+//! Exact top-10 over generated catalogues. Each case checks a sample of its answer against the scalar definition before
+//! it is timed, and prints the rates that one search reached: bytes of vectors read once per batch, and two
+//! floating-point operations per element and query.
+#![allow(clippy::unwrap_used)] // a benchmark that cannot run must stop
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use mercer::cpu::normalize::normalize_rows;
+use mercer::cpu::score::score_scalar;
+use mercer::{Catalogue, Metric};
+use std::time::{Duration, Instant};
+
+const K: usize = 10;
+
+/// Uniform values in [-1, 1) from a 64-bit linear congruential generator (Knuth's MMIX constants).
+fn uniform(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// The first query's answer: scores by definition, in order, and none better in a sample of the rows.
+fn check(catalogue: &Catalogue, queries: &[f32]) {
+    let dim = catalogue.dim();
+    let answers = catalogue.search(queries, K).unwrap();
+    let mut query = queries[..dim].to_vec();
+    normalize_rows(dim, &mut query).unwrap();
+    let score = |row: usize| score_scalar(&query, catalogue.vector(row).unwrap());
+    for hit in &answers[0] {
+        assert_eq!(hit.score.to_bits(), score(hit.row).to_bits(), "row {}", hit.row);
+    }
+    assert!(answers[0].is_sorted_by(|a, b| (b.score, a.id) <= (a.score, b.id)));
+    let last = answers[0][K - 1];
+    for row in (0..catalogue.len()).step_by(97) {
+        let listed = answers[0].iter().any(|hit| hit.row == row);
+        assert!(listed || score(row) <= last.score, "row {row} is better than the last hit");
+    }
+}
+
+fn topk(c: &mut Criterion) {
+    let mut group = c.benchmark_group("topk");
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    for (rows, dim) in [(100_000, 128), (1_000_000, 256)] {
+        let ids = (0..i64::try_from(rows).unwrap()).collect();
+        let catalogue = Catalogue::new(Metric::Cosine, dim, ids, uniform(1, rows * dim)).unwrap();
+        let queries = uniform(2, 64 * dim);
+        for batch in [1, 8, 64] {
+            let queries = &queries[..batch * dim];
+            check(&catalogue, queries);
+            let start = Instant::now();
+            catalogue.search(queries, K).unwrap();
+            let seconds = start.elapsed().as_secs_f64();
+            let elements = (rows * dim) as f64;
+            println!(
+                "{rows} x {dim}, batch {batch}: {:.1} GB/s, {:.1} GFLOP/s",
+                4.0 * elements / seconds / 1e9,
+                2.0 * elements * batch as f64 / seconds / 1e9,
+            );
+            let case = BenchmarkId::new(format!("{rows}x{dim}"), batch);
+            group.bench_function(case, |b| b.iter(|| catalogue.search(queries, K).unwrap()));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, topk);
+criterion_main!(benches);

@@ -1,0 +1,387 @@
+//! The defined score, the defined normalisation and the exhaustive scan, against oracles written from the definitions.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
+
+use mercer::Hit;
+use mercer::cpu::normalize::{NormalizeError, normalize_rows};
+use mercer::cpu::score::{score, score_scalar, scores};
+use mercer::cpu::simd::Isa;
+use mercer::cpu::topk::scan;
+use proptest::prelude::*;
+
+/// Lengths around every tail: shorter than a vector, around 32 lanes and their multiples, the longest.
+const DIMS: [usize; 24] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 255, 256, 257, 4096];
+
+/// The score in the words of its definition: 32 sums, lane l takes elements l, l + 32, …; then a tree over the lanes.
+fn oracle_score(a: &[f32], b: &[f32]) -> f32 {
+    let lane = |l: usize| (l..a.len()).step_by(32).fold(0.0f32, |sum, i| a[i].mul_add(b[i], sum));
+    fn tree(lane: &dyn Fn(usize) -> f32, l: usize, distance: usize) -> f32 {
+        match distance {
+            32 => lane(l),
+            _ => tree(lane, l, distance * 2) + tree(lane, l ^ distance, distance * 2),
+        }
+    }
+    tree(&lane, 0, 1)
+}
+
+/// Every row scored, sorted whole, cut at k. Exchanges -0 for 0 by comparing numbers.
+fn oracle_scan(dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize) -> Vec<Vec<Hit>> {
+    let answer = |query: &[f32]| {
+        let mut all: Vec<Hit> = rows
+            .chunks(dim)
+            .enumerate()
+            .map(|(row, x)| Hit { id: ids[row], row, score: oracle_score(query, x) })
+            .collect();
+        all.sort_by(|a, b| b.score.partial_cmp(&a.score).unwrap().then(a.id.cmp(&b.id)));
+        all.truncate(k);
+        all
+    };
+    queries.chunks(dim).map(answer).collect()
+}
+
+/// Values in [-1, 1) from a 64-bit linear congruential generator.
+fn uniform(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Few distinct values, so that many rows tie.
+fn coarse(seed: u64, len: usize) -> Vec<f32> {
+    uniform(seed, len).into_iter().map(|x| (x * 2.0).round() / 2.0).collect()
+}
+
+/// 0, 1, 2, … in an order that is neither ascending nor descending.
+fn shuffled_ids(n: usize) -> Vec<i64> {
+    let mut ids: Vec<i64> = (0..i64::try_from(n).unwrap()).collect();
+    for i in 0..n {
+        ids.swap(i, (i * 7919 + 13) % n);
+    }
+    ids
+}
+
+#[track_caller]
+fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    for (at, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(f.to_bits(), e.to_bits(), "{what}: position {at}: found {f:e}, expected {e:e}");
+    }
+}
+
+#[track_caller]
+fn assert_same_hits(what: &str, found: &[Vec<Hit>], expected: &[Vec<Hit>]) {
+    assert_eq!(found.len(), expected.len(), "{what}: answers");
+    for (query, (f, e)) in found.iter().zip(expected).enumerate() {
+        for (rank, (f, e)) in f.iter().zip(e).enumerate() {
+            let same = (f.id, f.row, f.score.to_bits()) == (e.id, e.row, e.score.to_bits());
+            assert!(same, "{what}: query {query}, rank {rank}: found {f:?}, expected {e:?}");
+        }
+        assert_eq!(f.len(), e.len(), "{what}: query {query}: number of hits");
+    }
+}
+
+/// Scans on every instruction set and compares with the oracle.
+#[track_caller]
+fn check_scan(what: &str, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize) {
+    let expected = oracle_scan(dim, queries, rows, ids, k);
+    for isa in Isa::available() {
+        let found = scan(isa, dim, queries, rows, ids, k);
+        assert_same_hits(&format!("{what}, {isa:?}, dim {dim}, k {k}"), &found, &expected);
+    }
+}
+
+mod score_definition {
+    use super::*;
+
+    /// Tails of the elements, of the rows (tiles of 8) and of the queries (tiles of 4, 2, 1).
+    #[test]
+    fn every_length_and_tile_has_the_defined_bits() {
+        for dim in DIMS {
+            for (q, r) in [(1, 1), (1, 9), (2, 8), (3, 7), (4, 17), (5, 3), (7, 16), (19, 10)] {
+                let (queries, rows) = (uniform(1, q * dim), uniform(2, r * dim));
+                let expected: Vec<f32> = queries
+                    .chunks(dim)
+                    .flat_map(|a| rows.chunks(dim).map(move |b| oracle_score(a, b)))
+                    .collect();
+                for isa in Isa::available() {
+                    let mut found = vec![f32::NAN; q * r];
+                    scores(isa, dim, &queries, &rows, &mut found);
+                    assert_same_bits(&format!("{isa:?}, dim {dim}, {q} x {r}"), &found, &expected);
+                }
+                let scalar = score_scalar(&queries[..dim], &rows[..dim]);
+                assert_same_bits(
+                    "scalar",
+                    &[scalar, score(&queries[..dim], &rows[..dim])],
+                    &[expected[0]; 2],
+                );
+            }
+        }
+    }
+
+    /// An empty lane must keep its sign: products that underflow leave -0 in every lane that has elements.
+    #[test]
+    fn lanes_without_an_element_are_untouched() {
+        let tiny = f32::from_bits(1);
+        for dim in DIMS {
+            let (a, b) = (vec![tiny; dim], vec![-tiny; dim]);
+            let expected = oracle_score(&a, &b);
+            for isa in Isa::available() {
+                let mut found = [1.0];
+                scores(isa, dim, &a, &b, &mut found);
+                assert_same_bits(&format!("{isa:?}, dim {dim}"), &found, &[expected]);
+            }
+        }
+        assert_eq!(oracle_score(&[tiny; 64], &[-tiny; 64]).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(oracle_score(&[tiny; 33], &[-tiny; 33]).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(oracle_score(&[tiny; 31], &[-tiny; 31]).to_bits(), 0.0f32.to_bits());
+    }
+
+    /// Values of all magnitudes, where the order of additions shows.
+    #[test]
+    fn cancellation_and_subnormals() {
+        for dim in DIMS {
+            let scale = |i: usize| 2.0f32.powi(i32::try_from(i * 37 % 120).unwrap() - 60);
+            let a: Vec<f32> = uniform(3, dim).iter().enumerate().map(|(i, x)| x * scale(i)).collect();
+            let b: Vec<f32> = uniform(4, dim).iter().enumerate().map(|(i, x)| x * scale(i + 1)).collect();
+            let sub: Vec<f32> = uniform(5, dim).iter().map(|x| x * 1e-40).collect();
+            for (a, b) in [(&a, &b), (&a, &sub), (&sub, &sub)] {
+                for isa in Isa::available() {
+                    let mut found = [f32::NAN];
+                    scores(isa, dim, a, b, &mut found);
+                    assert_same_bits(&format!("{isa:?}, dim {dim}"), &found, &[oracle_score(a, b)]);
+                }
+            }
+        }
+    }
+}
+
+mod normalisation {
+    use super::*;
+
+    /// The definition, with the exponent found by repeated halving and the scaling done by repeated exact steps in f64.
+    fn oracle(row: &[f32]) -> Vec<f32> {
+        let mut largest = row.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+        let mut scale = 1.0f64;
+        while largest >= 2.0 {
+            (largest, scale) = (largest / 2.0, scale / 2.0);
+        }
+        while largest < 1.0 {
+            (largest, scale) = (largest * 2.0, scale * 2.0);
+        }
+        let scaled: Vec<f32> = row.iter().map(|x| (f64::from(*x) * scale) as f32).collect();
+        let norm = oracle_score(&scaled, &scaled).sqrt();
+        scaled.iter().map(|x| x / norm).collect()
+    }
+
+    #[track_caller]
+    fn check(row: &[f32]) {
+        let mut found = row.to_vec();
+        normalize_rows(row.len(), &mut found).unwrap();
+        assert_same_bits(&format!("{} elements from {:e}", row.len(), row[0]), &found, &oracle(row));
+    }
+
+    /// Powers of two and their neighbours, subnormals, the largest value, rows that mix the extremes.
+    #[test]
+    fn every_magnitude() {
+        for exponent in -149..128 {
+            let power =
+                (0..i32::abs(exponent)).fold(1.0f64, |x, _| if exponent < 0 { x / 2.0 } else { x * 2.0 });
+            let power = power as f32;
+            for first in [power, power.next_up(), power.next_down()] {
+                if first > 0.0 {
+                    check(&[first]);
+                    check(&[first, -first, first / 3.0]);
+                    check(&[first / 7.0, first, f32::from_bits(1), -0.0]);
+                }
+            }
+        }
+        check(&[f32::MAX; 4096]);
+        check(&[f32::from_bits(1); 4096]);
+        check(&[f32::MAX, f32::MIN_POSITIVE, f32::from_bits(3)]);
+        for dim in DIMS {
+            check(&uniform(6, dim));
+        }
+    }
+
+    /// Scaled by a power of two, a row of normal numbers keeps its direction to the bit; the norm is 1 within the rounding.
+    #[test]
+    fn unit_length_whatever_the_scale() {
+        let row = uniform(7, 300);
+        let mut unit = row.clone();
+        normalize_rows(300, &mut unit).unwrap();
+        // 300 / 32 fused steps, 5 additions, one root, one division: under 32 roundings of 2^-24.
+        assert!((score(&unit, &unit) - 1.0).abs() <= 32.0 * 2.0f32.powi(-24));
+        let mut large: Vec<f32> = row.iter().map(|x| x * 2.0f32.powi(100)).collect();
+        normalize_rows(300, &mut large).unwrap();
+        assert_same_bits("scaled", &large, &unit);
+    }
+
+    /// The first bad row is reported, whatever the threads do, with its position and value.
+    #[test]
+    fn rows_without_a_direction() {
+        for (value, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+            let mut rows = vec![1.0; 5 * 1000];
+            (rows[5 * 400 + 3], rows[5 * 700]) = (value, f32::NAN);
+            let error = normalize_rows(5, &mut rows).unwrap_err();
+            assert_eq!(error.to_string(), format!("row 400 has {text} at position 3"));
+        }
+        let mut rows = vec![1.0; 12];
+        rows[8..].copy_from_slice(&[0.0, -0.0, 0.0, -0.0]);
+        assert_eq!(normalize_rows(4, &mut rows), Err(NormalizeError::Zero { row: 2 }));
+        assert_eq!(normalize_rows(4, &mut []), Ok(()));
+    }
+}
+
+mod scan_semantics {
+    use super::*;
+
+    /// Every tail of the vector length, with ids out of row order.
+    #[test]
+    fn every_length() {
+        for dim in DIMS {
+            let n = if dim > 1000 { 60 } else { 300 };
+            check_scan("lengths", dim, &uniform(1, 3 * dim), &uniform(2, n * dim), &shuffled_ids(n), 10);
+        }
+    }
+
+    /// k of one, k at the number of rows and past it, at the borders of the collection, and the largest k.
+    #[test]
+    fn every_k() {
+        let (dim, n) = (5, 3000);
+        let (queries, rows, ids) = (uniform(1, 2 * dim), uniform(2, n * dim), shuffled_ids(n));
+        for k in [1, 2, 10, 255, 256, 257, 1499, 2999, 3000, 3001, 65_536] {
+            check_scan("k", dim, &queries, &rows, &ids, k);
+        }
+        let n = 140_000; // more than a collection of the largest k holds
+        check_scan("largest k", 1, &[1.0], &coarse(3, n), &shuffled_ids(n), 65_536);
+        for n in [1, 7, 8, 9, 17] {
+            check_scan("few rows", dim, &queries, &rows[..n * dim], &ids[..n], 10);
+        }
+    }
+
+    /// All rows equal: ids alone decide, wherever blocks and cuts fall.
+    #[test]
+    fn all_rows_equal() {
+        let (dim, n) = (4, 5000);
+        let rows = uniform(1, dim).repeat(n);
+        for k in [1, 10, 300, 5000] {
+            check_scan("equal rows", dim, &uniform(2, 3 * dim), &rows, &shuffled_ids(n), k);
+            let descending: Vec<i64> = (0..5000).rev().collect();
+            check_scan("equal rows, ids descending", dim, &uniform(2, dim), &rows, &descending, k);
+        }
+    }
+
+    /// Many ties at the k-th place, on both sides of block borders.
+    #[test]
+    fn ties_at_the_gate() {
+        for (dim, n) in [(2, 4097), (3, 2049), (64, 1025)] {
+            check_scan("ties", dim, &coarse(1, 5 * dim), &coarse(2, n * dim), &shuffled_ids(n), 20);
+        }
+    }
+
+    /// Scores that rise with the row: every row passes the gate. And scores that fall: none does after the first.
+    #[test]
+    fn adversarial_order() {
+        let n = 20_000u16;
+        let rising: Vec<f32> = (1..=n).map(f32::from).collect();
+        let falling: Vec<f32> = rising.iter().rev().copied().collect();
+        let ids: Vec<i64> = (0..i64::from(n)).collect();
+        for k in [1, 100, 7000] {
+            check_scan("rising", 1, &[1.0, -1.0], &rising, &ids, k);
+            check_scan("falling", 1, &[1.0, -1.0], &falling, &ids, k);
+        }
+    }
+
+    /// Neighbouring floats are told apart, and the better one wins against a smaller id.
+    #[test]
+    fn one_ulp_apart() {
+        let rows: Vec<f32> = (0..2000u32).map(|i| f32::from_bits(1.0f32.to_bits() + i / 2)).collect();
+        check_scan("ulps", 1, &[1.0, -1.0], &rows, &shuffled_ids(2000), 50);
+    }
+
+    /// -0 equals +0, so the smaller id wins; each keeps its own bits in the answer.
+    #[test]
+    fn negative_zero_ties_with_zero() {
+        // Only a product that underflows makes -0, and only if every lane has one.
+        let (dim, tiny) = (32, f32::from_bits(1));
+        let row = |i: usize| vec![if i.is_multiple_of(3) { -tiny } else { tiny }; dim];
+        let rows: Vec<f32> = (0..1000).flat_map(row).collect();
+        let query = vec![tiny; dim];
+        check_scan("zeros", dim, &query, &rows, &shuffled_ids(1000), 40);
+        let found = scan(Isa::best(), dim, &query, &[row(1), row(0)].concat(), &[5, 4], 1);
+        assert_eq!((found[0][0].id, found[0][0].score.to_bits()), (4, (-0.0f32).to_bits()));
+    }
+
+    /// Negative scores only; subnormal rows.
+    #[test]
+    fn negative_and_subnormal_scores() {
+        let rows: Vec<f32> = uniform(1, 3 * 900).iter().map(|x| x.abs() + 0.1).collect();
+        check_scan("negative", 3, &[-1.0, -0.5, -0.25], &rows, &shuffled_ids(900), 30);
+        let rows: Vec<f32> = uniform(1, 3 * 900).iter().map(|x| x * 1e-41).collect();
+        check_scan("subnormal", 3, &uniform(2, 6), &rows, &shuffled_ids(900), 30);
+    }
+
+    /// Ids up to the largest.
+    #[test]
+    fn large_ids() {
+        let ids: Vec<i64> = (0..500).map(|i| i64::MAX - (i * 37) % 500).collect();
+        check_scan("large ids", 2, &coarse(1, 4), &coarse(2, 1000), &ids, 20);
+    }
+
+    /// Nothing to answer, nothing to answer from.
+    #[test]
+    fn empty() {
+        assert_eq!(scan(Isa::best(), 3, &[], &uniform(1, 9), &[0, 1, 2], 5), Vec::<Vec<Hit>>::new());
+        assert_eq!(scan(Isa::best(), 3, &uniform(1, 6), &[], &[], 5), vec![vec![], vec![]]);
+        assert_eq!(scan(Isa::best(), 3, &[], &[], &[], 5), Vec::<Vec<Hit>>::new());
+    }
+
+    /// A query's answer does not depend on the queries beside it or on the number of threads.
+    #[test]
+    fn batch_and_threads_do_not_matter() {
+        let (dim, n, k) = (33, 4000, 25);
+        let (queries, rows, ids) = (coarse(1, 150 * dim), coarse(2, n * dim), shuffled_ids(n));
+        let expected = oracle_scan(dim, &queries, &rows, &ids, k);
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for batch in [1, 17, 64, 150] {
+                let found: Vec<Vec<Hit>> = pool.install(|| {
+                    queries
+                        .chunks(batch * dim)
+                        .flat_map(|q| scan(Isa::best(), dim, q, &rows, &ids, k))
+                        .collect()
+                });
+                assert_same_hits(&format!("{threads} threads, batch {batch}"), &found, &expected);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Any shape, with many ties or none.
+    #[test]
+    fn any_shape(seed: u64, dim in 1usize..80, n in 0usize..1500, batch in 0usize..10, k in 1usize..600, ties: bool) {
+        let values = if ties { coarse } else { uniform };
+        let ids = shuffled_ids(n);
+        let (queries, rows) = (values(seed, batch * dim), values(!seed, n * dim));
+        check_scan("any shape", dim, &queries, &rows, &ids, k);
+    }
+
+    /// Any bits that are numbers.
+    #[test]
+    fn any_scores(pairs in prop::collection::vec((-1e18f32..1e18, -1e18f32..1e18), 1..300)) {
+        let (a, b): (Vec<f32>, Vec<f32>) = pairs.into_iter().unzip();
+        let expected = oracle_score(&a, &b);
+        for isa in Isa::available() {
+            let mut found = [f32::NAN];
+            scores(isa, a.len(), &a, &b, &mut found);
+            prop_assert_eq!(found[0].to_bits(), expected.to_bits());
+        }
+    }
+}
