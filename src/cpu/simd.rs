@@ -76,6 +76,8 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 pub trait Simd: Copy {
     /// Lanes of one vector; divides 32.
     const LANES: usize;
+    /// Rows of a matrix product's tile: as many as leave each sum of two vectors per row in a register.
+    const TILE_ROWS: usize;
     /// The vector.
     type F32: Copy;
 
@@ -120,6 +122,7 @@ pub struct Portable(());
 
 impl Simd for Portable {
     const LANES: usize = 8;
+    const TILE_ROWS: usize = 4;
     type F32 = [f32; 8];
 
     #[inline(always)]
@@ -204,6 +207,7 @@ mod x86 {
     // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
     impl Simd for Avx512 {
         const LANES: usize = 16;
+        const TILE_ROWS: usize = 14;
         type F32 = __m512;
 
         #[inline(always)]
@@ -275,6 +279,7 @@ mod x86 {
     // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
     impl Simd for Avx2 {
         const LANES: usize = 8;
+        const TILE_ROWS: usize = 6;
         type F32 = __m256;
 
         #[inline(always)]
