@@ -155,10 +155,12 @@ impl Epilogue<'_> {
     #[inline(always)]
     pub(super) fn finish(&self, at: usize, column: usize, values: &mut [f32]) {
         if let Some(bias) = self.bias {
-            values.iter_mut().zip(&bias[column..]).for_each(|(x, bias)| *x += bias);
+            let bias = &bias[column..column + values.len()];
+            values.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
         }
         if let Some(residual) = self.residual {
-            values.iter_mut().zip(&residual[at..]).for_each(|(x, residual)| *x += residual);
+            let residual = &residual[at..at + values.len()];
+            values.iter_mut().zip(residual).for_each(|(x, residual)| *x += residual);
         }
         self.activation.apply_all(values);
     }
@@ -277,8 +279,13 @@ impl Kernel for Task<'_> {
                     2 => tile::<S, 2>(simd, self.operands, first, strips, &mut sums),
                     _ => tile::<S, 1>(simd, self.operands, first, strips, &mut sums),
                 }
-                for (row, sums) in (self.rows.start + first..).zip(&sums[..rows]) {
-                    self.finish(row, self.column + column, &sums.0[..width]);
+                for (row, Strip(sums)) in (self.rows.start + first..).zip(&sums[..rows]) {
+                    // A full panel has a length that the compiler knows.
+                    if width == PANEL {
+                        self.finish(row, self.column + column, sums);
+                    } else {
+                        self.finish(row, self.column + column, &sums[..width]);
+                    }
                 }
             }
         }
@@ -313,8 +320,8 @@ fn tile<S: Simd, const M: usize>(
     }
     for lane in (0..PANEL).step_by(2 * S::LANES) {
         let mut totals = [[simd.splat(0.0); 2]; M];
-        let mut sum = [[simd.splat(0.0); 2]; M];
-        let mut summed = 0;
+        let mut sum = totals;
+        let (mut summed, mut has_totals) = (0, false);
         for operand in operands {
             let data = operand.data.as_ptr();
             let starts = &operand.starts[first..first + M];
@@ -343,16 +350,19 @@ fn tile<S: Simd, const M: usize>(
                         totals[m] = [simd.add(totals[m][0], sum[m][0]), simd.add(totals[m][1], sum[m][1])];
                     }
                     sum = [[simd.splat(0.0); 2]; M];
-                    summed = 0;
+                    (summed, has_totals) = (0, true);
                 }
             }
         }
         for m in 0..M {
+            if has_totals {
+                sum[m] = [simd.add(totals[m][0], sum[m][0]), simd.add(totals[m][1], sum[m][1])];
+            }
             let to = sums[m].0[lane..lane + 2 * S::LANES].as_mut_ptr();
             // SAFETY: two vectors fit the slice just taken.
             unsafe {
-                simd.store(simd.add(totals[m][0], sum[m][0]), to);
-                simd.store(simd.add(totals[m][1], sum[m][1]), to.add(S::LANES));
+                simd.store(sum[m][0], to);
+                simd.store(sum[m][1], to.add(S::LANES));
             }
         }
     }
