@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use mercer::cpu::OpError;
 use mercer::cpu::embedding::{Bags, Pooling, Table, UnknownId, Values, bags, gather};
+use mercer::cpu::simd::Isa;
 use oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, with_threads};
 use proptest::prelude::*;
 
@@ -92,11 +93,16 @@ fn check_bags(lengths: &[usize], rows: usize, width: usize) {
             ] {
                 let input = Bags { offsets: &offsets, ids: &ids, weights };
                 let mut output = vec![f32::NAN; lengths.len() * width];
-                bags(&table, input, pooling, padding, UnknownId::Refuse, &mut output).unwrap();
+                bags(Isa::best(), &table, input, pooling, padding, UnknownId::Refuse, &mut output).unwrap();
                 let expected = pooled(&values, width, &input, pooling, padding, as_row);
                 let tolerance = if pooling == Pooling::Max { 0.0 } else { F32_TOLERANCE };
                 let what = format!("{pooling:?}, padding {padding:?}, width {width}, bags {lengths:?}");
                 assert_close(&what, &output, &expected, &[lengths.len(), width], tolerance);
+                for isa in Isa::available() {
+                    let mut other = vec![f32::NAN; output.len()];
+                    bags(isa, &table, input, pooling, padding, UnknownId::Refuse, &mut other).unwrap();
+                    assert_bits(&format!("{what} {isa:?}"), &other, &output, &[lengths.len(), width]);
+                }
             }
         }
     }
@@ -108,11 +114,13 @@ fn gather_widths() {
     for width in (0..=9).chain(15..=17).chain(31..=33).chain([64, 300]) {
         let ids = [3, 0, 6, 6, 1, 2];
         for (table, values) in Tables::new(7, width).all() {
-            let mut output = vec![f32::NAN; ids.len() * width];
-            gather(&table, &ids, UnknownId::Refuse, &mut output).unwrap();
             let expected: Vec<f32> =
                 ids.iter().flat_map(|&id| values[as_row(id) * width..][..width].to_vec()).collect();
-            assert_bits("gather", &output, &expected, &[ids.len(), width]);
+            for isa in Isa::available() {
+                let mut output = vec![f32::NAN; ids.len() * width];
+                gather(isa, &table, &ids, UnknownId::Refuse, &mut output).unwrap();
+                assert_bits("gather", &output, &expected, &[ids.len(), width]);
+            }
         }
     }
 }
@@ -125,7 +133,8 @@ fn gather_many() {
     for (table, values) in Tables::new(1000, 24).all() {
         for threads in [1, 2, 5] {
             let mut output = vec![f32::NAN; ids.len() * 24];
-            with_threads(threads, || gather(&table, &ids, UnknownId::Refuse, &mut output)).unwrap();
+            with_threads(threads, || gather(Isa::best(), &table, &ids, UnknownId::Refuse, &mut output))
+                .unwrap();
             let expected: Vec<f32> =
                 ids.iter().flat_map(|&id| values[as_row(id) * 24..][..24].to_vec()).collect();
             assert_bits("gather", &output, &expected, &[ids.len(), 24]);
@@ -141,17 +150,19 @@ fn every_half_value() {
     let mut output = vec![0.0; 1 << 16];
     let same = |found: f32, expected: f32| found == expected || (found.is_nan() && expected.is_nan());
 
-    let values: Vec<f16> = bits.iter().map(|&b| f16::from_bits(b)).collect();
-    let table = Table::new(256, 256, Values::F16(&values)).unwrap();
-    gather(&table, &ids, UnknownId::Refuse, &mut output).unwrap();
-    let bad = (0..1 << 16).find(|&at| !same(output[at], values[at].to_f32()));
-    assert_eq!(bad, None, "bits of an f16");
+    for isa in Isa::available() {
+        let values: Vec<f16> = bits.iter().map(|&b| f16::from_bits(b)).collect();
+        let table = Table::new(256, 256, Values::F16(&values)).unwrap();
+        gather(isa, &table, &ids, UnknownId::Refuse, &mut output).unwrap();
+        let bad = (0..1 << 16).find(|&at| !same(output[at], values[at].to_f32()));
+        assert_eq!(bad, None, "bits of an f16 on {isa:?}");
 
-    let values: Vec<bf16> = bits.iter().map(|&b| bf16::from_bits(b)).collect();
-    let table = Table::new(256, 256, Values::Bf16(&values)).unwrap();
-    gather(&table, &ids, UnknownId::Refuse, &mut output).unwrap();
-    let bad = (0..1 << 16).find(|&at| !same(output[at], values[at].to_f32()));
-    assert_eq!(bad, None, "bits of a bf16");
+        let values: Vec<bf16> = bits.iter().map(|&b| bf16::from_bits(b)).collect();
+        let table = Table::new(256, 256, Values::Bf16(&values)).unwrap();
+        gather(isa, &table, &ids, UnknownId::Refuse, &mut output).unwrap();
+        let bad = (0..1 << 16).find(|&at| !same(output[at], values[at].to_f32()));
+        assert_eq!(bad, None, "bits of a bf16 on {isa:?}");
+    }
 }
 
 /// Bags that are empty, of one id, or hold only padding, at every place in the batch.
@@ -175,7 +186,7 @@ fn only_padding_gives_zeros() {
     for pooling in [Pooling::Sum, Pooling::Mean, Pooling::Max] {
         let mut output = [f32::NAN; 4];
         let input = Bags { offsets: &[0, 3, 5], ids: &[1, 1, 1, 1, 2], weights: None };
-        bags(&table, input, pooling, Some(1), UnknownId::Refuse, &mut output).unwrap();
+        bags(Isa::best(), &table, input, pooling, Some(1), UnknownId::Refuse, &mut output).unwrap();
         assert_eq!(output, [0.0, 0.0, 9.0, 9.0], "{pooling:?}");
     }
 }
@@ -187,7 +198,7 @@ fn maximum() {
     let table = Table::new(3, 2, Values::F32(&table)).unwrap();
     let mut output = [0.0; 6];
     let input = Bags { offsets: &[0, 2, 4, 6], ids: &[0, 1, 2, 0, 1, 2], weights: None };
-    bags(&table, input, Pooling::Max, None, UnknownId::Refuse, &mut output).unwrap();
+    bags(Isa::best(), &table, input, Pooling::Max, None, UnknownId::Refuse, &mut output).unwrap();
     assert_eq!(output[..2], [-1.0, -4.0]);
     assert!(output[2].is_nan() && output[4].is_nan(), "{output:?}");
     assert_eq!([output[3], output[5]], [-1.0, -1.0]);
@@ -202,7 +213,7 @@ fn batch_and_thread_invariance() {
     for (table, _) in tables.all() {
         let run = |input: Bags<'_>| {
             let mut output = vec![f32::NAN; (input.offsets.len() - 1) * 19];
-            bags(&table, input, Pooling::Sum, Some(2), UnknownId::Refuse, &mut output).unwrap();
+            bags(Isa::best(), &table, input, Pooling::Sum, Some(2), UnknownId::Refuse, &mut output).unwrap();
             output
         };
         let all = Bags { offsets: &offsets, ids: &ids, weights: Some(&weights) };
@@ -230,28 +241,32 @@ fn unknown_ids() {
     let table = Table::new(3, 2, Values::F32(&values)).unwrap();
     for id in [3, -1, i64::MAX, i64::MIN] {
         let mut output = [7.0; 6];
-        let error = gather(&table, &[0, 1, id], UnknownId::Refuse, &mut output).unwrap_err();
+        let error = gather(Isa::best(), &table, &[0, 1, id], UnknownId::Refuse, &mut output).unwrap_err();
         assert_eq!(error, OpError::UnknownId { row: 2, position: 0, id, rows: 3 });
         assert_eq!(output, [7.0; 6]);
-        gather(&table, &[0, 1, id], UnknownId::Row(2), &mut output).unwrap();
+        gather(Isa::best(), &table, &[0, 1, id], UnknownId::Row(2), &mut output).unwrap();
         assert_eq!(output, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
 
         let mut output = [7.0; 4];
         let input = Bags { offsets: &[0, 1, 4], ids: &[0, 1, 1, id], weights: None };
-        let error = bags(&table, input, Pooling::Mean, None, UnknownId::Refuse, &mut output).unwrap_err();
+        let error = bags(Isa::best(), &table, input, Pooling::Mean, None, UnknownId::Refuse, &mut output)
+            .unwrap_err();
         assert_eq!(error, OpError::UnknownId { row: 1, position: 2, id, rows: 3 });
         assert_eq!(error.to_string(), format!("row 1, position 2: id {id} in a table of 3 rows"));
         assert_eq!(output, [7.0; 4]);
-        bags(&table, input, Pooling::Sum, None, UnknownId::Row(2), &mut output).unwrap();
+        bags(Isa::best(), &table, input, Pooling::Sum, None, UnknownId::Row(2), &mut output).unwrap();
         assert_eq!(output, [0.0, 1.0, 8.0, 11.0]);
         // Padding may be any id: it is not looked up.
-        bags(&table, input, Pooling::Sum, Some(id), UnknownId::Refuse, &mut output).unwrap();
+        bags(Isa::best(), &table, input, Pooling::Sum, Some(id), UnknownId::Refuse, &mut output).unwrap();
         assert_eq!(output, [0.0, 1.0, 4.0, 6.0]);
     }
-    let refused = gather(&table, &[0], UnknownId::Row(3), &mut [0.0; 2]);
+    let refused = gather(Isa::best(), &table, &[0], UnknownId::Row(3), &mut [0.0; 2]);
     assert_eq!(refused, Err(OpError::DefaultRow { default: 3, rows: 3 }));
     let empty = Table::new(0, 2, Values::F32(&[])).unwrap();
-    assert!(matches!(gather(&empty, &[0], UnknownId::Refuse, &mut [0.0; 2]), Err(OpError::UnknownId { .. })));
+    assert!(matches!(
+        gather(Isa::best(), &empty, &[0], UnknownId::Refuse, &mut [0.0; 2]),
+        Err(OpError::UnknownId { .. })
+    ));
 }
 
 /// Every way the arguments can disagree.
@@ -261,11 +276,13 @@ fn refusals() {
     assert!(matches!(Table::new(3, 3, Values::F32(&values)), Err(OpError::Length { .. })));
     assert!(matches!(Table::new(usize::MAX, 2, Values::F32(&values)), Err(OpError::Overflow { .. })));
     let table = Table::new(3, 2, Values::F32(&values)).unwrap();
-    let length = gather(&table, &[0, 1], UnknownId::Refuse, &mut [0.0; 3]);
+    let length = gather(Isa::best(), &table, &[0, 1], UnknownId::Refuse, &mut [0.0; 3]);
     assert!(matches!(length, Err(OpError::Length { .. })));
     let run = |offsets: &[usize], weights: Option<&[f32]>, pooling| {
         let input = Bags { offsets, ids: &[0, 1, 2], weights };
-        bags(&table, input, pooling, None, UnknownId::Refuse, &mut [0.0; 4]).unwrap_err().to_string()
+        bags(Isa::best(), &table, input, pooling, None, UnknownId::Refuse, &mut [0.0; 4])
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(run(&[], None, Pooling::Sum), "bag offsets: 0 values, expected 1");
     assert_eq!(run(&[1, 2, 3], None, Pooling::Sum), "offset 0 is 1, which is outside 0..=0");
