@@ -252,8 +252,8 @@ fn refusals() {
         with(|s| s.kernel.width = 9),
         "window of 9 along the width of an input of 8 (padding included)"
     );
-    assert!(with(|s| s.padding.width = usize::MAX).contains("overflows"));
-    assert!(with(|s| s.dilation.height = usize::MAX).contains("overflows"));
+    assert!(with(|s| s.padding.width = usize::MAX).contains("is too large"));
+    assert!(with(|s| s.dilation.height = usize::MAX).contains("is too large"));
 
     let weight = vec![0.0; shape.weights().unwrap()];
     assert!(matches!(Conv::new(shape, &weight[1..], None), Err(OpError::Length { .. })));
@@ -268,6 +268,13 @@ fn refusals() {
     for (data, residual, output) in [(119, 180, 180), (120, 181, 180), (120, 180, 179)] {
         assert!(matches!(run(data, residual, output), Err(OpError::Length { .. })));
     }
+    // A file may claim any padding; the zeros are not laid out.
+    let (far, step) = (Pair::square(1 << 40), Pair::square(1 << 41));
+    let padded = Conv::new(ConvShape { padding: far, stride: step, ..shape }, &weight, None).unwrap();
+    let data = [0.0; 120];
+    let input = Images { batch: 1, height: 5, width: 6, data: &data };
+    let error = padded.run(Isa::best(), input, None, Activation::Identity, &mut [0.0; 24]).unwrap_err();
+    assert!(matches!(error, OpError::Overflow { .. }), "{error}");
     let input = Images { batch: usize::MAX, height: 5, width: 6, data: &[] };
     let error = conv.run(Isa::best(), input, None, Activation::Identity, &mut []).unwrap_err();
     assert!(matches!(error, OpError::Overflow { .. }), "{error}");

@@ -14,6 +14,10 @@ pub use crate::model::Pair;
 /// of weights.
 const BLOCK: usize = 1 << 16;
 
+/// The most values of the padded lines under one line of windows, 1 GiB: padding, dilation and stride are numbers in a
+/// file that could ask for any amount of zeros.
+const MAX_WINDOW: usize = 1 << 28;
+
 /// The shape of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvShape {
@@ -167,7 +171,7 @@ impl Conv {
     ///
     /// # Errors
     /// [`OpError::Window`] if the kernel is larger than the padded input; [`OpError::Length`] or [`OpError::Overflow`]
-    /// if a slice does not fit its shape.
+    /// if a slice does not fit its shape, or if the padded lines under a line of windows take more than 1 GiB.
     pub fn run(
         &self,
         isa: Isa,
@@ -226,9 +230,11 @@ impl<'a> Windows<'a> {
         let copied = shape.padding != Pair::square(0) || shape.groups > 1;
         let columns =
             (out.width - 1) * shape.stride.width + (shape.kernel.width - 1) * shape.dilation.width + 1;
-        // Padding may be far larger than the image, so the padded size needs its own check.
         let lines = (shape.kernel.height - 1) * shape.dilation.height + 1;
-        size("padded convolution input", &[lines, columns, channels])?;
+        let (what, padded) = ("padded convolution window", [lines, columns, channels]);
+        if copied && size(what, &padded)? > MAX_WINDOW {
+            return Err(OpError::Overflow { what, shape: padded.to_vec() });
+        }
         let pitch = if copied { columns * channels } else { input.width * channels };
         let mut pieces = Pieces::default();
         let kernel = shape.kernel;

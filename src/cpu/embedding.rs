@@ -27,7 +27,7 @@ const MAX_LANES: usize = 32;
 const LINE: usize = 64;
 
 /// Ids between a row's prefetch and its use.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 
 /// An embedding table `[rows, width]` in the checkpoint's own type.
 #[derive(Debug, Clone, Copy)]

@@ -16,8 +16,8 @@ pub enum OpError {
         /// The product of its shape.
         expected: usize,
     },
-    /// The product of a shape does not fit in memory's address range.
-    #[error("{what}: the shape {shape:?} overflows")]
+    /// The product of a shape does not fit in memory.
+    #[error("{what}: the shape {shape:?} is too large")]
     Overflow {
         /// The argument.
         what: &'static str,

@@ -45,20 +45,21 @@ impl Head {
     /// # Errors
     /// [`OpError::Length`] if a layer's inputs are not what it reads, [`OpError::Overflow`] for widths beyond memory.
     pub fn new(widths: &[usize], layers: Vec<Linear>) -> Result<Head, OpError> {
-        let mut segments = Vec::with_capacity(widths.len());
-        let mut total = 0usize;
-        for &width in widths {
-            segments.push(Columns { width, first: total, pieces: Pieces::one(total, width) });
-            total = total
-                .checked_add(width)
-                .ok_or_else(|| OpError::Overflow { what: "head segments", shape: widths.to_vec() })?;
-        }
+        let overflow = || OpError::Overflow { what: "head segments", shape: widths.to_vec() };
+        let total = widths.iter().try_fold(0usize, |total, &width| total.checked_add(width));
+        let total = total.ok_or_else(overflow)?;
         let mut outputs = total;
         for layer in &layers {
             expect("inputs of a head layer", layer.inputs(), &[outputs])?;
             outputs = layer.outputs();
         }
-        Ok(Head { segments, layers, outputs })
+        let mut first = 0;
+        let segments = widths.iter().map(|&width| {
+            let pieces = if layers.is_empty() { Pieces::default() } else { Pieces::one(first, width) };
+            first += width;
+            Columns { width, first: first - width, pieces }
+        });
+        Ok(Head { segments: segments.collect(), layers, outputs })
     }
 
     /// Length of an output row.

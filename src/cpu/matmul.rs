@@ -47,8 +47,10 @@ pub(super) struct Packed {
 impl Packed {
     /// Packs the matrix whose element is `weight(output, input)`.
     pub(super) fn new(outputs: usize, inputs: usize, weight: impl Fn(usize, usize) -> f32) -> Packed {
-        let mut strips = Vec::with_capacity(outputs.div_ceil(PANEL) * inputs);
-        for first in (0..outputs).step_by(PANEL) {
+        // Without inputs there are no weights, however many outputs are claimed.
+        let panels = if inputs == 0 { 0 } else { outputs.div_ceil(PANEL) };
+        let mut strips = Vec::with_capacity(panels * inputs);
+        for first in (0..panels).map(|panel| panel * PANEL) {
             for input in 0..inputs {
                 strips.push(Strip(std::array::from_fn(|lane| {
                     if first + lane < outputs { weight(first + lane, input) } else { 0.0 }
