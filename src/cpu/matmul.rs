@@ -5,8 +5,8 @@
 //! weights are packed once into panels of [`PANEL`] outputs.
 //!
 //! A tile is a few rows by one panel; its sums stay in registers while the pieces are walked. The sum over the inputs
-//! is taken in one fixed order per row: fused multiply-add from +0 over runs of pieces of at least [`CHUNK`] inputs
-//! (fewer in the last), the runs added up in order. Neither the other rows, nor the tile's height, nor the vector width,
+//! is taken in one fixed order per row: fused multiply-add from +0 over a run of pieces that make [`CHUNK`] inputs or
+//! more (fewer in the last), the runs added up in order. Neither the other rows, nor the tile's height, nor the vector width,
 //! nor the thread enters into it, so a row has the same bits in every batch, on every instruction set.
 #![allow(unsafe_code)] // the inner loop reads through pointers; see each SAFETY note
 
@@ -21,11 +21,12 @@ use super::simd::{Isa, Kernel, Simd, dispatch};
 pub(super) const PANEL: usize = 32;
 
 /// Inputs that are summed before the sum joins the total. Bounds the length of a chain of roundings, and with it the
-/// error of a long sum.
+/// error of a long sum; the weights of a run stay in the second-level cache.
 pub(super) const CHUNK: usize = 512;
 
-/// The most rows of a tile on any instruction set.
-const MAX_ROWS: usize = 14;
+/// Rows whose sums are held at once: a multiple of the tiles' heights where that can be, and few enough that the sums
+/// stay in the first-level cache.
+const STRIPE: usize = 112;
 
 /// Tasks per thread that a product is cut into, so that threads end at about the same time.
 const TASKS_PER_THREAD: usize = 4;
@@ -256,32 +257,17 @@ impl Kernel for Task<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let height = S::TILE_ROWS;
-        let mut sums = [Strip([0.0; PANEL]); MAX_ROWS];
+        let mut sums = [Strip([0.0; PANEL]); STRIPE];
+        // A sum of one run needs no room beyond a tile, and is finished while it is in the first-level cache.
+        let height = if self.runs().nth(1).is_some() { STRIPE } else { S::TILE_ROWS };
         for panel in self.span.clone() {
             let strips = self.weights.panel(panel);
             let column = panel * PANEL;
             let width = PANEL.min(self.weights.outputs - column);
             for first in (0..self.rows.len()).step_by(height) {
-                let rows = height.min(self.rows.len() - first);
-                // A shorter tile at the end of a block is the same arithmetic in fewer registers.
-                match rows {
-                    14 if height >= 14 => tile::<S, 14>(simd, self.operands, first, strips, &mut sums),
-                    13 if height >= 13 => tile::<S, 13>(simd, self.operands, first, strips, &mut sums),
-                    12 if height >= 12 => tile::<S, 12>(simd, self.operands, first, strips, &mut sums),
-                    11 if height >= 11 => tile::<S, 11>(simd, self.operands, first, strips, &mut sums),
-                    10 if height >= 10 => tile::<S, 10>(simd, self.operands, first, strips, &mut sums),
-                    9 if height >= 9 => tile::<S, 9>(simd, self.operands, first, strips, &mut sums),
-                    8 if height >= 8 => tile::<S, 8>(simd, self.operands, first, strips, &mut sums),
-                    7 if height >= 7 => tile::<S, 7>(simd, self.operands, first, strips, &mut sums),
-                    6 if height >= 6 => tile::<S, 6>(simd, self.operands, first, strips, &mut sums),
-                    5 if height >= 5 => tile::<S, 5>(simd, self.operands, first, strips, &mut sums),
-                    4 => tile::<S, 4>(simd, self.operands, first, strips, &mut sums),
-                    3 => tile::<S, 3>(simd, self.operands, first, strips, &mut sums),
-                    2 => tile::<S, 2>(simd, self.operands, first, strips, &mut sums),
-                    _ => tile::<S, 1>(simd, self.operands, first, strips, &mut sums),
-                }
-                for (row, Strip(sums)) in (self.rows.start + first..).zip(&sums[..rows]) {
+                let sums = &mut sums[..height.min(self.rows.len() - first)];
+                self.sum(simd, strips, first, sums);
+                for (row, Strip(sums)) in (self.rows.start + first..).zip(&*sums) {
                     // A full panel has a length that the compiler knows.
                     if width == PANEL {
                         self.finish(row, self.column + column, sums);
@@ -294,7 +280,45 @@ impl Kernel for Task<'_> {
     }
 }
 
-impl Task<'_> {
+impl<'a> Task<'a> {
+    fn runs(&self) -> Runs<'a> {
+        Runs { operands: self.operands, next: (0, 0) }
+    }
+
+    /// The sums of a stripe of rows over one panel. A run of the sum is taken for all rows before the next one, while
+    /// its weights are in cache.
+    #[inline(always)]
+    fn sum<S: Simd>(&self, simd: S, strips: &[Strip], first: usize, sums: &mut [Strip]) {
+        let height = S::TILE_ROWS;
+        let mut is_first = true;
+        for (start, end) in self.runs() {
+            let run = Run { start, end, is_first };
+            is_first = false;
+            for (sums, first) in sums.chunks_mut(height).zip((first..).step_by(height)) {
+                // A shorter tile at the end of a stripe is the same arithmetic in fewer registers.
+                match sums.len() {
+                    14 if height >= 14 => tile::<S, 14>(simd, self.operands, run, first, strips, sums),
+                    13 if height >= 13 => tile::<S, 13>(simd, self.operands, run, first, strips, sums),
+                    12 if height >= 12 => tile::<S, 12>(simd, self.operands, run, first, strips, sums),
+                    11 if height >= 11 => tile::<S, 11>(simd, self.operands, run, first, strips, sums),
+                    10 if height >= 10 => tile::<S, 10>(simd, self.operands, run, first, strips, sums),
+                    9 if height >= 9 => tile::<S, 9>(simd, self.operands, run, first, strips, sums),
+                    8 if height >= 8 => tile::<S, 8>(simd, self.operands, run, first, strips, sums),
+                    7 if height >= 7 => tile::<S, 7>(simd, self.operands, run, first, strips, sums),
+                    6 if height >= 6 => tile::<S, 6>(simd, self.operands, run, first, strips, sums),
+                    5 if height >= 5 => tile::<S, 5>(simd, self.operands, run, first, strips, sums),
+                    4 => tile::<S, 4>(simd, self.operands, run, first, strips, sums),
+                    3 => tile::<S, 3>(simd, self.operands, run, first, strips, sums),
+                    2 => tile::<S, 2>(simd, self.operands, run, first, strips, sums),
+                    _ => tile::<S, 1>(simd, self.operands, run, first, strips, sums),
+                }
+            }
+        }
+        if is_first {
+            sums.fill(Strip([0.0; PANEL]));
+        }
+    }
+
     /// Writes one row's sums of a panel through the epilogue.
     #[inline(always)]
     fn finish(&self, row: usize, column: usize, sums: &[f32]) {
@@ -305,30 +329,74 @@ impl Task<'_> {
     }
 }
 
-/// Sums of rows `first..first + M` of the block over one panel.
+/// The runs of a row's sum: as many pieces as make [`CHUNK`] inputs. They depend on the pieces alone.
+struct Runs<'a> {
+    operands: &'a [Operand<'a>],
+    next: Cursor,
+}
+
+/// An operand and a piece of it.
+type Cursor = (usize, usize);
+
+impl Iterator for Runs<'_> {
+    /// The first piece, and the last one.
+    type Item = (Cursor, Cursor);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(Cursor, Cursor)> {
+        let (mut first, mut inputs) = (None, 0);
+        while let Some(operand) = self.operands.get(self.next.0) {
+            let here = self.next;
+            match operand.pieces.list.get(here.1) {
+                Some(piece) => {
+                    self.next.1 += 1;
+                    inputs += piece.len;
+                    let first = *first.get_or_insert(here);
+                    if inputs >= CHUNK {
+                        return Some((first, here));
+                    }
+                }
+                None => self.next = (here.0 + 1, 0),
+            }
+        }
+        // What is left after the last full run; its end is past the last piece.
+        first.map(|first| (first, (self.operands.len(), 0)))
+    }
+}
+
+/// A part of a row's sum.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The first piece.
+    start: Cursor,
+    /// The last piece.
+    end: Cursor,
+    /// Whether the sums begin with it.
+    is_first: bool,
+}
+
+/// Adds one run to the sums of rows `first..first + M` of the block over one panel. `sums` has `M` entries.
 #[inline(always)]
 fn tile<S: Simd, const M: usize>(
     simd: S,
     operands: &[Operand<'_>],
+    run: Run,
     first: usize,
     strips: &[Strip],
-    sums: &mut [Strip; MAX_ROWS],
+    sums: &mut [Strip],
 ) {
-    for operand in operands {
-        assert!(operand.pieces.inputs <= strips.len());
-        for &start in &operand.starts[first..first + M] {
-            assert!(start <= operand.data.len() && operand.pieces.reach <= operand.data.len() - start);
-        }
-    }
     for lane in (0..PANEL).step_by(2 * S::LANES) {
-        let mut totals = [[simd.splat(0.0); 2]; M];
-        let mut sum = totals;
-        let (mut summed, mut has_totals) = (0, false);
-        for operand in operands {
-            let data = operand.data.as_ptr();
-            let starts = &operand.starts[first..first + M];
-            for piece in &operand.pieces.list {
-                // SAFETY: the checks above: each row's start plus `reach`, which is past every piece, is in the buffer.
+        let mut sum = [[simd.splat(0.0); 2]; M];
+        for (o, operand) in operands.iter().enumerate().take(run.end.0 + 1).skip(run.start.0) {
+            let (data, starts) = (operand.data.as_ptr(), &operand.starts[first..first + M]);
+            assert!(operand.pieces.inputs <= strips.len());
+            for &start in starts {
+                assert!(start <= operand.data.len() && operand.pieces.reach <= operand.data.len() - start);
+            }
+            let from = if o == run.start.0 { run.start.1 } else { 0 };
+            let to = if o == run.end.0 { run.end.1 + 1 } else { operand.pieces.list.len() };
+            for piece in &operand.pieces.list[from..to] {
+                // SAFETY: as just checked, each row's start plus `reach`, which is past every piece, is in the buffer.
                 let rows: [*const f32; M] =
                     std::array::from_fn(|m| unsafe { data.add(starts[m] + piece.offset) });
                 let weights = strips[piece.input..piece.input + piece.len].as_ptr().cast::<f32>();
@@ -346,25 +414,18 @@ fn tile<S: Simd, const M: usize>(
                         }
                     }
                 }
-                summed += piece.len;
-                if summed >= CHUNK {
-                    for m in 0..M {
-                        totals[m] = [simd.add(totals[m][0], sum[m][0]), simd.add(totals[m][1], sum[m][1])];
-                    }
-                    sum = [[simd.splat(0.0); 2]; M];
-                    (summed, has_totals) = (0, true);
-                }
             }
         }
-        for m in 0..M {
-            if has_totals {
-                sum[m] = [simd.add(totals[m][0], sum[m][0]), simd.add(totals[m][1], sum[m][1])];
-            }
-            let to = sums[m].0[lane..lane + 2 * S::LANES].as_mut_ptr();
+        for (mut sum, Strip(total)) in sum.into_iter().zip(&mut *sums) {
+            let total = total[lane..lane + 2 * S::LANES].as_mut_ptr();
             // SAFETY: two vectors fit the slice just taken.
             unsafe {
-                simd.store(sum[m][0], to);
-                simd.store(sum[m][1], to.add(S::LANES));
+                let high = total.add(S::LANES);
+                if !run.is_first {
+                    sum = [simd.add(simd.load(total), sum[0]), simd.add(simd.load(high), sum[1])];
+                }
+                simd.store(sum[0], total);
+                simd.store(sum[1], high);
             }
         }
     }
