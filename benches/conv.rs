@@ -1,6 +1,7 @@
 //! Convolution layers of ResNet-18 and a few others, in GFLOP/s (two operations per multiply-add), beside the
 //! multiply-add peak of one thread. `BENCH_THREADS` sets the number of threads.
 #![allow(missing_docs)] // the macros of criterion make public functions
+#![allow(clippy::unwrap_used)] // a failed check ends the bench
 
 use std::hint::black_box;
 

@@ -1,6 +1,7 @@
 //! Embedding gather and bags in GB/s of table rows read and output written, beside a copy of as many bytes.
 //! `BENCH_THREADS` sets the number of threads.
 #![allow(missing_docs)] // the macros of criterion make public functions
+#![allow(clippy::unwrap_used)] // a failed check ends the bench
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -254,6 +254,7 @@ impl Element for bf16 {
 /// Reads up to `V` vectors; what `from` does not have is 0.
 #[inline(always)]
 fn load<S: Simd, E: Element, const V: usize>(simd: S, from: &[E]) -> [S::F32; V] {
+    const { assert!(S::LANES <= MAX_LANES) };
     std::array::from_fn(|v| match from.get(v * S::LANES..(v + 1) * S::LANES) {
         // SAFETY: LANES elements, as just sliced.
         Some(from) => unsafe { E::load(simd, from.as_ptr()) },

@@ -289,6 +289,7 @@ impl<'a> Task<'a> {
     /// its weights are in cache.
     #[inline(always)]
     fn sum<S: Simd>(&self, simd: S, strips: &[Strip], first: usize, sums: &mut [Strip]) {
+        const { assert!(S::TILE_ROWS <= 14, "the match below knows no taller tile") };
         let height = S::TILE_ROWS;
         let mut is_first = true;
         for (start, end) in self.runs() {
@@ -385,6 +386,7 @@ fn tile<S: Simd, const M: usize>(
     strips: &[Strip],
     sums: &mut [Strip],
 ) {
+    const { assert!(PANEL.is_multiple_of(2 * S::LANES)) };
     for lane in (0..PANEL).step_by(2 * S::LANES) {
         let mut sum = [[simd.splat(0.0); 2]; M];
         for (o, operand) in operands.iter().enumerate().take(run.end.0 + 1).skip(run.start.0) {

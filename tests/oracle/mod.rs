@@ -1,6 +1,7 @@
 //! Naive twins of the ops in f64: nested loops that follow the definition, allowed to be slow. And what tests share:
 //! seeded values and comparisons that name the first bad coordinate.
 #![allow(dead_code, missing_docs)] // every test and bench uses its own part
+#![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use mercer::cpu::conv::{ConvShape, Images, Pair};
 use mercer::cpu::pool::{PoolKind, PoolShape};
