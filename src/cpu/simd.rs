@@ -8,13 +8,15 @@
 
 use std::sync::OnceLock;
 
+use half::{bf16, f16};
+
 /// An instruction set that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Isa {
     /// 16 lanes of f32, masked tails.
     Avx512,
-    /// 8 lanes of f32 with fused multiply-add.
+    /// 8 lanes of f32 with fused multiply-add; f16 conversion.
     Avx2,
     /// Plain Rust, for every target.
     Portable,
@@ -32,15 +34,25 @@ impl Isa {
         let mut sets = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f") {
+            if x86::has_avx512() {
                 sets.push(Isa::Avx512);
             }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            if x86::has_avx2() {
                 sets.push(Isa::Avx2);
             }
         }
         sets.push(Isa::Portable);
         sets
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        })
     }
 }
 
@@ -57,15 +69,13 @@ pub trait Kernel {
 pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512f") => {
-            // SAFETY: avx512f was detected on this machine.
+        Isa::Avx512 if x86::has_avx512() => {
+            // SAFETY: the set was detected on this machine.
             unsafe { x86::on_avx512(kernel) }
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") =>
-        {
-            // SAFETY: avx2 and fma were detected on this machine.
+        Isa::Avx2 if x86::has_avx2() => {
+            // SAFETY: the set was detected on this machine.
             unsafe { x86::on_avx2(kernel) }
         }
         _ => kernel.run(Portable(())),
@@ -76,6 +86,8 @@ pub fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 pub trait Simd: Copy {
     /// Lanes of one vector; divides 32.
     const LANES: usize;
+    /// Rows of a matrix product's tile: as many as leave each sum of two vectors per row in a register.
+    const TILE_ROWS: usize;
     /// The vector.
     type F32: Copy;
 
@@ -89,14 +101,13 @@ pub trait Simd: Copy {
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane-wise larger value; `b` where either is NaN.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Lane-wise larger value; NaN where either is NaN.
+    fn max_or_nan(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `mul_add` in the first `n` lanes, `c` unchanged in the rest. `n <= LANES`.
     fn mul_add_first(self, n: usize, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The sum of the lanes of each of eight vectors by a pairwise tree: lane l with l ^ LANES/2, then l ^ LANES/4, down
     /// to l ^ 1.
     fn tree_sums(self, v: [Self::F32; 8]) -> [f32; 8];
-
-    /// Asks for the cache line of an address, which need not be valid. No result depends on it.
-    fn prefetch(self, from: *const f32);
 
     /// Reads `LANES` values.
     ///
@@ -108,6 +119,18 @@ pub trait Simd: Copy {
     /// # Safety
     /// `from` is valid for reads of `n` f32.
     unsafe fn load_first(self, n: usize, from: *const f32) -> Self::F32;
+    /// Reads `LANES` half-precision values, exactly.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `LANES` f16; any alignment of f16.
+    unsafe fn load_f16(self, from: *const f16) -> Self::F32;
+    /// Reads `LANES` bfloat16 values, exactly.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `LANES` bf16; any alignment of bf16.
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::F32;
+    /// Asks for the cache line of an address, which may be any address.
+    fn prefetch<T>(self, from: *const T);
     /// Writes `LANES` values.
     ///
     /// # Safety
@@ -126,6 +149,7 @@ pub struct Portable(());
 
 impl Simd for Portable {
     const LANES: usize = 8;
+    const TILE_ROWS: usize = 4;
     type F32 = [f32; 8];
 
     #[inline(always)]
@@ -149,6 +173,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn max_or_nan(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] || a[i].is_nan() { a[i] } else { b[i] })
+    }
+    #[inline(always)]
     fn mul_add_first(self, n: usize, a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| if i < n { a[i].mul_add(b[i], c[i]) } else { c[i] })
     }
@@ -160,8 +188,6 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    fn prefetch(self, _from: *const f32) {}
-    #[inline(always)]
     unsafe fn load(self, from: *const f32) -> [f32; 8] {
         // SAFETY: the caller answers for 8 readable f32; an array of f32 has the alignment of f32.
         unsafe { from.cast::<[f32; 8]>().read() }
@@ -171,6 +197,18 @@ impl Simd for Portable {
         // SAFETY: only lanes below n are read, which the caller answers for.
         std::array::from_fn(|i| if i < n { unsafe { from.add(i).read() } } else { 0.0 })
     }
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> [f32; 8] {
+        // SAFETY: the caller answers for 8 readable f16; an array of f16 has the alignment of f16.
+        unsafe { from.cast::<[f16; 8]>().read() }.map(f16::to_f32)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> [f32; 8] {
+        // SAFETY: the caller answers for 8 readable bf16; an array of bf16 has the alignment of bf16.
+        unsafe { from.cast::<[bf16; 8]>().read() }.map(bf16::to_f32)
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
     #[inline(always)]
     unsafe fn store(self, value: [f32; 8], to: *mut f32) {
         // SAFETY: the caller answers for 8 writable f32.
@@ -188,18 +226,31 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Kernel, Simd};
+    use half::{bf16, f16};
     use std::arch::x86_64::*;
 
+    /// Whether the machine has what [`on_avx512`] enables.
+    pub(super) fn has_avx512() -> bool {
+        std::arch::is_x86_feature_detected!("avx512f")
+    }
+
+    /// Whether the machine has what [`on_avx2`] enables.
+    pub(super) fn has_avx2() -> bool {
+        std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c")
+    }
+
     /// # Safety
-    /// The machine has avx512f.
+    /// [`has_avx512`].
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn on_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run(Avx512(()))
     }
 
     /// # Safety
-    /// The machine has avx2 and fma.
-    #[target_feature(enable = "avx2,fma")]
+    /// [`has_avx2`].
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn on_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run(Avx2(()))
     }
@@ -219,6 +270,7 @@ mod x86 {
     // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
     impl Simd for Avx512 {
         const LANES: usize = 16;
+        const TILE_ROWS: usize = 14;
         type F32 = __m512;
 
         #[inline(always)]
@@ -245,6 +297,11 @@ mod x86 {
         fn max(self, a: __m512, b: __m512) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn max_or_nan(self, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), a) }
         }
         #[inline(always)]
         fn mul_add_first(self, n: usize, a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -280,11 +337,6 @@ mod x86 {
             sums
         }
         #[inline(always)]
-        fn prefetch(self, from: *const f32) {
-            // SAFETY: prefetching an invalid address does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-        }
-        #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_loadu_ps(from) }
@@ -293,6 +345,24 @@ mod x86 {
         unsafe fn load_first(self, n: usize, from: *const f32) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_maskz_loadu_ps(first16(n), from) }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(self, from: *const f16) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, from: *const bf16) -> __m512 {
+            // SAFETY: as above; a bf16 is the upper half of the f32 of the same value.
+            unsafe {
+                let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(low))
+            }
+        }
+        #[inline(always)]
+        fn prefetch<T>(self, from: *const T) {
+            // SAFETY: every x86-64 machine has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn store(self, value: __m512, to: *mut f32) {
@@ -323,6 +393,7 @@ mod x86 {
     // instructions; the masked forms touch only the lanes below n, and the pointers are the caller's to answer for.
     impl Simd for Avx2 {
         const LANES: usize = 8;
+        const TILE_ROWS: usize = 6;
         type F32 = __m256;
 
         #[inline(always)]
@@ -349,6 +420,11 @@ mod x86 {
         fn max(self, a: __m256, b: __m256) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        fn max_or_nan(self, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
         }
         #[inline(always)]
         fn mul_add_first(self, n: usize, a: __m256, b: __m256, c: __m256) -> __m256 {
@@ -382,11 +458,6 @@ mod x86 {
             sums
         }
         #[inline(always)]
-        fn prefetch(self, from: *const f32) {
-            // SAFETY: prefetching an invalid address does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-        }
-        #[inline(always)]
         unsafe fn load(self, from: *const f32) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_loadu_ps(from) }
@@ -395,6 +466,24 @@ mod x86 {
         unsafe fn load_first(self, n: usize, from: *const f32) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_maskload_ps(from, first8(n)) }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(self, from: *const f16) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, from: *const bf16) -> __m256 {
+            // SAFETY: as above; a bf16 is the upper half of the f32 of the same value.
+            unsafe {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low))
+            }
+        }
+        #[inline(always)]
+        fn prefetch<T>(self, from: *const T) {
+            // SAFETY: every x86-64 machine has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn store(self, value: __m256, to: *mut f32) {

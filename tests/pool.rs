@@ -1,0 +1,183 @@
+//! Pooling against its f64 twin.
+#![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
+
+use mercer::cpu::OpError;
+use mercer::cpu::conv::{Images, Pair};
+use mercer::cpu::pool::{PoolKind, PoolShape, global_average, pool};
+use mercer::cpu::simd::Isa;
+use oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, with_threads};
+use proptest::prelude::*;
+
+mod oracle;
+
+const KINDS: [PoolKind; 3] = [
+    PoolKind::Max,
+    PoolKind::Average { count_include_pad: true },
+    PoolKind::Average { count_include_pad: false },
+];
+
+fn shape(kernel: (usize, usize), stride: (usize, usize), padding: (usize, usize)) -> PoolShape {
+    let pair = |(height, width)| Pair { height, width };
+    PoolShape { kernel: pair(kernel), stride: pair(stride), padding: pair(padding) }
+}
+
+/// All kinds over `[batch, height, width, channels]` random values.
+fn check(shape: PoolShape, [batch, height, width, channels]: [usize; 4]) {
+    let data = Random::new(3).values(batch * height * width * channels);
+    let input = Images { batch, height, width, data: &data };
+    let out = shape.output(height, width).unwrap();
+    let dimensions = [batch, out.height, out.width, channels];
+    for kind in KINDS {
+        let what = format!("{kind:?} {shape:?} over {:?}", [batch, height, width, channels]);
+        let expected = oracle::pool(kind, &shape, channels, input);
+        let run = |isa| {
+            let mut output = vec![f32::NAN; expected.len()];
+            pool(isa, kind, &shape, channels, input, &mut output).unwrap();
+            output
+        };
+        let found = run(Isa::best());
+        let tolerance = if kind == PoolKind::Max { 0.0 } else { F32_TOLERANCE };
+        assert_close(&what, &found, &expected, &dimensions, tolerance);
+        for isa in Isa::available() {
+            assert_bits(&format!("{what} {isa:?}"), &run(isa), &found, &dimensions);
+        }
+    }
+}
+
+/// Channels that do not fill a vector.
+#[test]
+fn channel_tails() {
+    for channels in (1..=9).chain(15..=17).chain(31..=33) {
+        check(shape((3, 3), (2, 2), (1, 1)), [2, 7, 8, channels]);
+    }
+}
+
+/// Windows over the border, and images smaller than the window.
+#[test]
+fn borders() {
+    check(shape((1, 1), (1, 1), (0, 0)), [1, 1, 1, 3]);
+    check(shape((2, 2), (1, 1), (1, 1)), [1, 1, 1, 3]);
+    check(shape((3, 3), (1, 1), (1, 1)), [1, 1, 2, 3]);
+    check(shape((7, 6), (1, 2), (3, 3)), [1, 2, 3, 3]);
+    check(shape((4, 5), (1, 1), (0, 0)), [1, 4, 5, 3]);
+    check(shape((2, 5), (1, 1), (1, 0)), [1, 4, 5, 3]);
+}
+
+/// Windows that overlap, touch, and leave pixels out.
+#[test]
+fn strides() {
+    for stride in 1..=5 {
+        check(shape((3, 2), (stride, 6 - stride), (1, 0)), [2, 9, 11, 5]);
+    }
+}
+
+/// Negative values: padding is not a zero that could win a maximum.
+#[test]
+fn padding_never_wins() {
+    let data = [-5.0, -4.0, -3.0, -2.0];
+    let input = Images { batch: 1, height: 2, width: 2, data: &data };
+    let mut output = [0.0; 9];
+    pool(Isa::best(), PoolKind::Max, &shape((2, 2), (1, 1), (1, 1)), 1, input, &mut output).unwrap();
+    assert_eq!(output, [-5.0, -4.0, -4.0, -3.0, -2.0, -2.0, -3.0, -2.0, -2.0]);
+}
+
+/// NaN wins wherever it stands in the window, infinities are values, and other windows are untouched.
+#[test]
+fn nan_and_infinity() {
+    for at in 0..4 {
+        let mut data = [1.0, f32::INFINITY, f32::NEG_INFINITY, 2.0, 7.0, 7.0, 7.0, 7.0];
+        data[at] = f32::NAN;
+        let input = Images { batch: 2, height: 2, width: 2, data: &data };
+        for kind in KINDS {
+            let mut output = [0.0; 2];
+            pool(Isa::best(), kind, &shape((2, 2), (2, 2), (0, 0)), 1, input, &mut output).unwrap();
+            assert!(output[0].is_nan(), "{kind:?} with NaN at {at}: {}", output[0]);
+            assert_eq!(output[1], 7.0, "{kind:?}");
+        }
+    }
+    let data = [f32::NEG_INFINITY; 4];
+    let input = Images { batch: 1, height: 2, width: 2, data: &data };
+    let mut output = [0.0];
+    pool(Isa::best(), PoolKind::Max, &shape((2, 2), (2, 2), (0, 0)), 1, input, &mut output).unwrap();
+    assert_eq!(output, [f32::NEG_INFINITY]);
+}
+
+/// A mean over many values of one sign, where a single running sum would drift.
+#[test]
+fn global_average_of_large_images() {
+    for [batch, height, width, channels] in [[2, 7, 7, 33], [1, 1, 1, 5], [1, 300, 301, 2], [0, 3, 3, 4]] {
+        let mut random = Random::new(9);
+        let data: Vec<f32> =
+            random.values(batch * height * width * channels).iter().map(|x| x.abs() + 1.0).collect();
+        let input = Images { batch, height, width, data: &data };
+        let mut output = vec![f32::NAN; batch * channels];
+        global_average(Isa::best(), channels, input, &mut output).unwrap();
+        let whole = shape((height, width), (1, 1), (0, 0));
+        let expected = oracle::pool(KINDS[1], &whole, channels, input);
+        assert_close("global average", &output, &expected, &[batch, channels], F32_TOLERANCE);
+    }
+}
+
+/// An image has the same bits alone, in a batch, and on any number of threads.
+#[test]
+fn batch_and_thread_invariance() {
+    let (shape, pixels) = (shape((3, 3), (2, 2), (1, 1)), 9 * 8 * 5);
+    let data = Random::new(4).values(37 * pixels);
+    let out = shape.output(9, 8).unwrap();
+    let dimensions = [37, out.height, out.width, 5];
+    for kind in KINDS {
+        let run = |data: &[f32]| {
+            let batch = data.len() / pixels;
+            let mut output = vec![f32::NAN; batch * out.height * out.width * 5];
+            let input = Images { batch, height: 9, width: 8, data };
+            pool(Isa::best(), kind, &shape, 5, input, &mut output).unwrap();
+            output
+        };
+        let together = with_threads(1, || run(&data));
+        for threads in [2, 5] {
+            assert_bits("threads", &with_threads(threads, || run(&data)), &together, &dimensions);
+        }
+        let alone: Vec<f32> = data.chunks_exact(pixels).flat_map(run).collect();
+        assert_bits("alone", &alone, &together, &dimensions);
+    }
+}
+
+/// Every way a shape or a slice can be wrong.
+#[test]
+fn refusals() {
+    let message = |shape: PoolShape, height, width| shape.output(height, width).unwrap_err().to_string();
+    assert_eq!(message(shape((0, 2), (1, 1), (0, 0)), 4, 4), "kernel is 0");
+    assert_eq!(message(shape((2, 2), (1, 0), (0, 0)), 4, 4), "stride is 0");
+    assert_eq!(message(shape((2, 2), (1, 1), (1, 1)), 0, 4), "image side is 0");
+    assert_eq!(
+        message(shape((2, 3), (1, 1), (0, 2)), 4, 4),
+        "padding of 2 along the width is more than half the window of 3"
+    );
+    assert_eq!(
+        message(shape((5, 2), (1, 1), (0, 0)), 4, 4),
+        "window of 5 along the height of an input of 4 (padding included)"
+    );
+    let input = Images { batch: 1, height: 2, width: 2, data: &[0.0; 4] };
+    let run = |channels, output: &mut [f32]| {
+        pool(Isa::best(), PoolKind::Max, &shape((2, 2), (1, 1), (0, 0)), channels, input, output)
+    };
+    assert!(matches!(run(0, &mut []), Err(OpError::Zero { .. })));
+    assert!(matches!(run(2, &mut [0.0; 2]), Err(OpError::Length { .. })));
+    assert!(matches!(run(1, &mut [0.0; 2]), Err(OpError::Length { .. })));
+    let none = Images { batch: 1, height: 0, width: 2, data: &[] };
+    assert!(matches!(global_average(Isa::best(), 1, none, &mut [0.0]), Err(OpError::Zero { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape(
+        kernel in (1usize..=5, 1usize..=5), stride in (1usize..=6, 1usize..=6), padding in (0usize..=2, 0usize..=2),
+        batch in 0usize..3, height in 1usize..10, width in 1usize..10, channels in 1usize..20,
+    ) {
+        let shape = shape(kernel, stride, padding);
+        prop_assume!(shape.output(height, width).is_ok());
+        check(shape, [batch, height, width, channels]);
+    }
+}
