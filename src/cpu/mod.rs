@@ -13,6 +13,7 @@ mod error;
 pub mod head;
 pub mod linear;
 mod matmul;
+pub mod network;
 pub mod normalize;
 pub mod pool;
 pub mod score;

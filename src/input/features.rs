@@ -39,6 +39,18 @@ pub enum Values {
     },
 }
 
+impl Values {
+    /// The form of the values, in words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Values::Ids(_) => "ids".into(),
+            Values::Bags(_) => "bags of ids".into(),
+            Values::Dense { width, .. } => format!("vectors of {width}"),
+            Values::Pixels { height, width, .. } => format!("images of {height} x {width} pixels"),
+        }
+    }
+}
+
 /// One modality of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {

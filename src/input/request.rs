@@ -15,6 +15,32 @@ pub struct Request {
     pub behaviour: Option<Behaviour>,
 }
 
+impl Request {
+    /// The request with this text.
+    pub fn with_text(mut self, text: impl Into<String>) -> Request {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// The request with this photo.
+    pub fn with_image(mut self, image: impl Into<Image>) -> Request {
+        self.image = Some(image.into());
+        self
+    }
+
+    /// The request with this user.
+    pub fn with_user(mut self, user: i64) -> Request {
+        self.user = Some(user);
+        self
+    }
+
+    /// The request with this behaviour.
+    pub fn with_behaviour(mut self, behaviour: Behaviour) -> Request {
+        self.behaviour = Some(behaviour);
+        self
+    }
+}
+
 /// A photo, in whichever form the caller holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Image {
@@ -31,6 +57,18 @@ pub enum Image {
         /// `[height, width, 3]`, red first.
         data: Vec<u8>,
     },
+}
+
+impl From<PathBuf> for Image {
+    fn from(path: PathBuf) -> Image {
+        Image::Path(path)
+    }
+}
+
+impl From<&std::path::Path> for Image {
+    fn from(path: &std::path::Path) -> Image {
+        Image::Path(path.into())
+    }
 }
 
 /// Behaviour features, in the form that the model's `inputs.behaviour` asks for.

@@ -429,6 +429,16 @@ impl From<PairRepr> for Pair {
     }
 }
 
+impl std::fmt::Display for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.height == self.width {
+            self.height.fmt(f)
+        } else {
+            write!(f, "{}x{}", self.height, self.width)
+        }
+    }
+}
+
 impl From<Pair> for [usize; 2] {
     fn from(pair: Pair) -> [usize; 2] {
         [pair.height, pair.width]

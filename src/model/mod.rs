@@ -1,7 +1,23 @@
-//! What is computed, in model order: `config.json` and the tensors it names.
+//! What is computed, in model order: `config.json` and the tensors it names, checked against each other before the
+//! first use. Nothing here computes; a backend compiles a [`Plan`].
+//!
+//! | step | file |
+//! |---|---|
+//! | the JSON types | `config.rs` |
+//! | reading and the checks that need no tensor | `load.rs` |
+//! | networks known by name, as lists of layers | `architecture.rs` |
+//! | a list of layers → steps with shapes, fused | `network.rs` |
+//! | towers, heads and their tensors with shapes | `plan.rs` |
 
+mod architecture;
 mod config;
 mod error;
+mod load;
+mod network;
+mod plan;
 
 pub use config::*;
-pub use error::ModelError;
+pub use error::{ModelError, Problem};
+pub use load::MAX_CONFIG_BYTES;
+pub use network::{BatchNorm, Conv, MapShape, Network, Op, Pool, Step};
+pub use plan::{EncoderPlan, LinearPlan, Plan, RankerPlan, Table, TowerOp, TowerPlan};

@@ -11,8 +11,33 @@ use super::{Checkpoint, Dtype, WeightsError};
 pub struct Expected {
     /// Its name in the checkpoint.
     pub name: String,
-    /// Its exact shape.
-    pub shape: Vec<usize>,
+    /// Its shape.
+    pub shape: ShapePattern,
+}
+
+/// A shape of which some lengths are the checkpoint's to choose; prints as `[*, 128]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShapePattern(pub Vec<Option<usize>>);
+
+impl ShapePattern {
+    fn fits(&self, shape: &[usize]) -> bool {
+        let mut lengths = self.0.iter().zip(shape);
+        self.0.len() == shape.len()
+            && lengths.all(|(length, found)| length.is_none_or(|length| length == *found))
+    }
+}
+
+impl From<&[usize]> for ShapePattern {
+    fn from(shape: &[usize]) -> ShapePattern {
+        ShapePattern(shape.iter().copied().map(Some).collect())
+    }
+}
+
+impl fmt::Display for ShapePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = |length: &Option<usize>| length.map_or("*".into(), |length| length.to_string());
+        write!(f, "[{}]", self.0.iter().map(length).collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A tensor of the checkpoint that the model does not read.
@@ -34,7 +59,7 @@ pub struct Misshaped {
     /// Its name.
     pub name: String,
     /// What the model reads.
-    pub expected: Vec<usize>,
+    pub expected: ShapePattern,
     /// What the checkpoint holds.
     pub found: Vec<usize>,
 }
@@ -79,12 +104,12 @@ impl fmt::Display for Mismatch {
             self.misshaped.len(),
             self.unsupported.len()
         )?;
-        lines(f, "missing", &self.missing, |f, Expected { name, shape }| write!(f, "{name:?} {shape:?}"))?;
+        lines(f, "missing", &self.missing, |f, Expected { name, shape }| write!(f, "{name:?} {shape}"))?;
         lines(f, "unexpected", &self.unexpected, |f, Unexpected { name, dtype, shape }| {
             write!(f, "{name:?} {dtype} {shape:?}")
         })?;
         lines(f, "another shape", &self.misshaped, |f, Misshaped { name, expected, found }| {
-            write!(f, "{name:?} is {found:?}, expected {expected:?}")
+            write!(f, "{name:?} is {found:?}, expected {expected}")
         })?;
         lines(f, "unsupported dtype", &self.unsupported, |f, (name, dtype)| {
             write!(f, "{name:?} is {dtype}, expected F32, F16 or BF16")
@@ -134,7 +159,7 @@ impl Checkpoint {
                 continue;
             };
             let first_use = unread.remove(tensor.name()).is_some();
-            if tensor.shape() != expected.shape {
+            if !expected.shape.fits(tensor.shape()) {
                 mismatch.misshaped.push(Misshaped {
                     name: expected.name.clone(),
                     expected: expected.shape.clone(),

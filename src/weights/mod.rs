@@ -50,7 +50,7 @@ mod shards;
 mod values;
 mod view;
 
-pub use check::{Expected, Mismatch, Misshaped, Unexpected};
+pub use check::{Expected, Mismatch, Misshaped, ShapePattern, Unexpected};
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::WeightsError;

@@ -1,12 +1,12 @@
 //! What a model reads against what is there, non-finite values, fingerprints.
 
 use mercer::ErrorKind;
-use mercer::weights::{Checkpoint, Expected, WeightsError};
+use mercer::weights::{Checkpoint, Expected, ShapePattern, WeightsError};
 
 use super::{Folder, SOURCES, f32_file, file, model, one_tensor};
 
 fn expected(tensors: &[(&str, &[usize])]) -> Vec<Expected> {
-    tensors.iter().map(|(name, shape)| Expected { name: (*name).into(), shape: shape.to_vec() }).collect()
+    tensors.iter().map(|(name, shape)| Expected { name: (*name).into(), shape: (*shape).into() }).collect()
 }
 
 fn checkpoint(folder: &Folder) -> Checkpoint {
@@ -57,7 +57,27 @@ fn a_tensor_expected_with_two_shapes_is_wrong_at_least_once() {
     let model = expected(&[("t", &[2]), ("t", &[1, 2]), ("t", &[1, 2]), ("x", &[1]), ("x", &[1])]);
     let WeightsError::Mismatch(mismatch) = checkpoint.check(&model, &[]).unwrap_err() else { panic!() };
     assert_eq!((mismatch.misshaped.len(), mismatch.unsupported.len(), mismatch.missing.len()), (1, 1, 1));
-    assert_eq!((&mismatch.misshaped[0].expected, &mismatch.misshaped[0].found), (&vec![1, 2], &vec![2]));
+    assert_eq!(
+        (&mismatch.misshaped[0].expected, &mismatch.misshaped[0].found),
+        (&[1, 2][..].into(), &vec![2])
+    );
+}
+
+#[test]
+fn a_length_may_be_left_to_the_checkpoint() {
+    let folder = model(f32_file(&[("t", &[2, 3], &[0.0; 6])]));
+    let pattern =
+        |lengths: &[Option<usize>]| [Expected { name: "t".into(), shape: ShapePattern(lengths.to_vec()) }];
+    let checkpoint = checkpoint(&folder);
+    checkpoint.check(&pattern(&[None, Some(3)]), &[]).unwrap();
+    checkpoint.check(&pattern(&[None, None]), &[]).unwrap();
+    for (lengths, text) in [
+        (&[None, Some(4)][..], "another shape: \"t\" is [2, 3], expected [*, 4]"),
+        (&[None], "another shape: \"t\" is [2, 3], expected [*]"),
+    ] {
+        let error = checkpoint.check(&pattern(lengths), &[]).unwrap_err().to_string();
+        assert!(error.ends_with(text), "{error}");
+    }
 }
 
 #[test]
@@ -66,7 +86,7 @@ fn long_lists_are_cut_in_the_message_only() {
     for (count, last) in [(10, "  missing: \"t09\" [0]"), (11, "  missing: and 1 more")] {
         let names: Vec<_> = (0..count).map(|i| format!("t{i:02}")).collect();
         let model: Vec<_> =
-            names.iter().map(|name| Expected { name: name.clone(), shape: vec![0] }).collect();
+            names.iter().map(|name| Expected { name: name.clone(), shape: [0][..].into() }).collect();
         let error = checkpoint.check(&model, &[]).unwrap_err();
         let message = error.to_string();
         assert_eq!(message.lines().last().unwrap(), last);

@@ -1,0 +1,179 @@
+//! A convolutional network packed for the CPU: runs the steps of a [`Network`] over a batch of images.
+
+use super::activation::{Activation, add};
+use super::batch_norm::{BatchNorm, ScaleShift};
+use super::conv::{Conv, ConvShape, Images};
+use super::pool::{PoolKind, PoolShape, global_average, pool};
+use super::{Isa, OpError};
+use crate::model::{self, MapShape, Network, Op};
+use crate::weights::{Checkpoint, WeightsError};
+
+/// Values that all feature maps of one step hold at most, unless one image alone needs more: bounds the memory of a
+/// large batch.
+const VALUES_AT_ONCE: usize = 1 << 24;
+
+/// A network with its weights packed. A row's result does not depend on the other images of the batch.
+#[derive(Debug)]
+pub struct PackedNetwork {
+    network: Network,
+    /// The weights of each step.
+    packed: Vec<Packed>,
+    /// For each value, the last step that reads it.
+    last_reads: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Packed {
+    Conv(Conv),
+    BatchNorm(ScaleShift),
+    Nothing,
+}
+
+impl PackedNetwork {
+    /// Packs the weights of `network`; batch norms that follow a convolution are folded into it in f64.
+    ///
+    /// # Errors
+    /// [`PackError`] if the checkpoint lacks a tensor of the network or has it in another shape.
+    pub fn new(network: &Network, checkpoint: &Checkpoint) -> Result<PackedNetwork, PackError> {
+        let pack = |step: &model::Step| {
+            Ok(match &step.op {
+                Op::Conv(conv) => Packed::Conv(pack_conv(conv, checkpoint)?),
+                Op::BatchNorm(norm) => Packed::BatchNorm(with_batch_norm(norm, checkpoint, ScaleShift::new)?),
+                _ => Packed::Nothing,
+            })
+        };
+        let packed = network.steps.iter().map(pack).collect::<Result<_, PackError>>()?;
+        Ok(PackedNetwork { packed, last_reads: network.last_reads(), network: network.clone() })
+    }
+
+    /// The shape of an image.
+    pub fn input(&self) -> MapShape {
+        self.network.input
+    }
+
+    /// Computes `output: [batch, width]` from `pixels: [batch, height, width, channels]`.
+    ///
+    /// # Errors
+    /// [`OpError::Length`] if a slice does not fit its shape.
+    pub fn run(&self, isa: Isa, batch: usize, pixels: &[f32], output: &mut [f32]) -> Result<(), OpError> {
+        let (image, width) = (self.network.input.len(), self.network.width());
+        super::error::expect("pixels", pixels.len(), &[batch, image])?;
+        super::error::expect("network output", output.len(), &[batch, width])?;
+        let largest = self.network.steps.iter().map(|step| step.output.len()).fold(image, usize::max);
+        let at_once = (VALUES_AT_ONCE / largest.max(1)).max(1);
+        let parts = pixels.chunks(at_once * image).zip(output.chunks_mut(at_once * width));
+        for (pixels, output) in parts {
+            self.run_part(isa, pixels.len() / image, pixels, output)?;
+        }
+        Ok(())
+    }
+
+    fn run_part(&self, isa: Isa, batch: usize, pixels: &[f32], output: &mut [f32]) -> Result<(), OpError> {
+        // Value i + 1 of the network; dropped after its last read.
+        let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.network.steps.len());
+        for (index, step) in self.network.steps.iter().enumerate() {
+            let value = |at: usize| if at == 0 { pixels } else { &values[at - 1][..] };
+            let shape =
+                if step.input == 0 { self.network.input } else { self.network.steps[step.input - 1].output };
+            let input = value(step.input);
+            let images = Images { batch, height: shape.height, width: shape.width, data: input };
+            let zeros = || vec![0.0; batch * step.output.len()]; // [batch, height, width, channels]
+            let result = match (&step.op, &self.packed[index]) {
+                (Op::Conv(plan), Packed::Conv(conv)) => {
+                    let mut result = zeros();
+                    let activation = if plan.relu { Activation::Relu } else { Activation::Identity };
+                    conv.run(isa, images, plan.residual.map(value), activation, &mut result)?;
+                    result
+                }
+                (_, Packed::BatchNorm(norm)) => {
+                    let mut result = input.to_vec();
+                    norm.run(&mut result)?;
+                    result
+                }
+                (Op::Add { with }, _) => {
+                    let mut result = input.to_vec();
+                    add(&mut result, value(*with), Activation::Identity)?;
+                    result
+                }
+                (Op::MaxPool(window), _) => {
+                    let mut result = zeros();
+                    pool(isa, PoolKind::Max, &shape_of(window), shape.channels, images, &mut result)?;
+                    result
+                }
+                (Op::AvgPool { pool: window, count_include_pad }, _) => {
+                    let mut result = zeros();
+                    let kind = PoolKind::Average { count_include_pad: *count_include_pad };
+                    pool(isa, kind, &shape_of(window), shape.channels, images, &mut result)?;
+                    result
+                }
+                (Op::GlobalAvgPool, _) => {
+                    let mut result = zeros();
+                    global_average(isa, shape.channels, images, &mut result)?;
+                    result
+                }
+                // Packing gives every other operation its own weights.
+                (Op::Relu | Op::Conv(_) | Op::BatchNorm(_), _) => {
+                    let mut result = input.to_vec();
+                    Activation::Relu.run(&mut result);
+                    result
+                }
+            };
+            values.push(result);
+            for read in step.reads().filter(|&read| read > 0 && self.last_reads[read] == index) {
+                values[read - 1] = Vec::new();
+            }
+        }
+        output.copy_from_slice(values.last().map_or(pixels, Vec::as_slice));
+        Ok(())
+    }
+}
+
+fn shape_of(window: &model::Pool) -> PoolShape {
+    PoolShape { kernel: window.kernel, stride: window.stride, padding: window.padding }
+}
+
+fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
+    let shape = ConvShape {
+        in_channels: plan.in_channels,
+        out_channels: plan.out_channels,
+        kernel: plan.kernel,
+        stride: plan.stride,
+        padding: plan.padding,
+        dilation: plan.dilation,
+        groups: plan.groups,
+    };
+    let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
+    let bias = match &plan.bias {
+        Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),
+        None => None,
+    };
+    let Some(norm) = &plan.batch_norm else {
+        return Ok(Conv::new(shape, &weight, bias.as_deref())?);
+    };
+    let (weight, bias) = with_batch_norm(norm, checkpoint, |norm| norm.fold(&weight, bias.as_deref()))?;
+    Ok(Conv::new(shape, &weight, Some(&bias))?)
+}
+
+fn with_batch_norm<T>(
+    plan: &model::BatchNorm,
+    checkpoint: &Checkpoint,
+    make: impl FnOnce(&BatchNorm<'_>) -> Result<T, OpError>,
+) -> Result<T, PackError> {
+    let [gamma, beta, mean, variance] = &plan.tensors;
+    let tensor = |name: &str| checkpoint.tensor(name).and_then(|view| view.to_f32());
+    let (gamma, beta, mean, variance) = (tensor(gamma)?, tensor(beta)?, tensor(mean)?, tensor(variance)?);
+    let norm = BatchNorm { gamma: &gamma, beta: &beta, mean: &mean, variance: &variance, eps: plan.eps };
+    Ok(make(&norm)?)
+}
+
+/// Why a network cannot be packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// A tensor is missing or cannot be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A tensor has another shape than the network's.
+    #[error(transparent)]
+    Op(#[from] OpError),
+}

@@ -1,0 +1,375 @@
+//! The CPU backend of the engine: a model with heads and convolutions packed for the kernels, embedding tables read
+//! where the checkpoint has them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::{EngineError, Side};
+use crate::cpu::embedding::{self, UnknownId, Values as TableValues};
+use crate::cpu::head::{Head, Segment};
+use crate::cpu::linear::Linear;
+use crate::cpu::network::{PackError, PackedNetwork};
+use crate::cpu::normalize::{NormalizeError, normalize_rows};
+use crate::cpu::{Isa, OpError};
+use crate::input::{Column, Features, Modality, Values};
+use crate::model::{
+    EncoderPlan, LinearPlan, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
+};
+use crate::weights::Checkpoint;
+use crate::{Error, Result};
+
+/// A model ready to run on the CPU.
+#[derive(Debug)]
+pub(crate) struct Model {
+    checkpoint: Arc<Checkpoint>,
+    unknown_ids: UnknownId,
+    isa: Isa,
+    query: Encoder,
+    item: Encoder,
+    ranker: Option<Ranker>,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    towers: Vec<Tower>,
+    head: Head,
+    normalize: Normalize,
+    width: usize,
+}
+
+#[derive(Debug)]
+struct Ranker {
+    query: Vec<Tower>,
+    item: Vec<Tower>,
+    head: Head,
+}
+
+#[derive(Debug)]
+struct Tower {
+    name: String,
+    input: Modality,
+    width: usize,
+    op: Op,
+}
+
+#[derive(Debug)]
+enum Op {
+    Embedding(Rows),
+    Bag {
+        rows: Rows,
+        pooling: Pooling,
+        padding_id: Option<i64>,
+    },
+    Network(Arc<PackedNetwork>),
+    Linear(Linear),
+    /// Reads the output of one of the same side's encoder towers.
+    LinearOver {
+        tower: usize,
+        linear: Linear,
+    },
+}
+
+/// An embedding table.
+#[derive(Debug)]
+struct Rows {
+    table: Table,
+    /// The values, where the checkpoint has them at an address that cannot be read as numbers in place.
+    copied: Option<Vec<f32>>,
+}
+
+/// What a tower gives for the batch rows that have its modality.
+pub(crate) struct Output {
+    pub(crate) modality: Modality,
+    pub(crate) width: usize,
+    pub(crate) rows: Vec<usize>,
+    /// `[rows.len(), width]`
+    pub(crate) data: Vec<f32>,
+}
+
+impl Output {
+    fn segment(&self) -> Segment<'_> {
+        Segment { rows: &self.rows, data: &self.data }
+    }
+
+    /// The values of batch row `row`, if it has the modality.
+    pub(crate) fn of_row(&self, row: usize) -> Option<&[f32]> {
+        let at = self.rows.binary_search(&row).ok()?;
+        Some(&self.data[at * self.width..(at + 1) * self.width])
+    }
+}
+
+impl Model {
+    /// Packs the weights of `plan`, whose tensors the checkpoint is known to have.
+    pub(crate) fn new(
+        plan: &Plan,
+        checkpoint: &Arc<Checkpoint>,
+        unknown_ids: UnknownId,
+        isa: Isa,
+    ) -> Result<Model> {
+        let mut packer = Packer { checkpoint, networks: HashMap::new() };
+        let query = packer.encoder(&plan.query)?;
+        let item = packer.encoder(&plan.item)?;
+        let ranker = plan.ranker.as_ref().map(|ranker| packer.ranker(ranker)).transpose()?;
+        Ok(Model { checkpoint: checkpoint.clone(), unknown_ids, isa, query, item, ranker })
+    }
+
+    /// The instruction set that the kernels run on.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The towers of one encoder.
+    pub(crate) fn towers(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
+        self.run_towers(side, &self.encoder(side).towers, features, &[])
+    }
+
+    /// The towers of one side of the ranker; `encoder` holds the outputs of the same side's encoder towers.
+    pub(crate) fn ranker_towers(
+        &self,
+        side: Side,
+        features: &Features,
+        encoder: &[Output],
+    ) -> Result<Vec<Output>> {
+        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
+        let towers = match side {
+            Side::Query => &ranker.query,
+            Side::Item => &ranker.item,
+        };
+        self.run_towers(side, towers, features, encoder)
+    }
+
+    /// The head over the towers' outputs, normalised, into `vectors`: `[batch, width]`.
+    pub(crate) fn finish(
+        &self,
+        side: Side,
+        batch: usize,
+        towers: &[Output],
+        vectors: &mut [f32],
+    ) -> Result<()> {
+        let encoder = self.encoder(side);
+        let segments: Vec<Segment<'_>> = towers.iter().map(Output::segment).collect();
+        encoder.head.run(self.isa, batch, &segments, vectors).map_err(EngineError::op("head"))?;
+        if encoder.normalize == Normalize::L2 {
+            normalize_rows(encoder.width, vectors).map_err(|error| no_direction(side, error))?;
+        }
+        Ok(())
+    }
+
+    /// What each tower alone brings to the query encoder's vector before normalisation. The head must be linear.
+    pub(crate) fn query_terms(&self, towers: &[Output]) -> Result<Vec<Output>> {
+        let head = &self.query.head;
+        let terms = towers.iter().enumerate().map(|(index, tower)| {
+            let width = head.part_outputs();
+            let mut data = vec![0.0; tower.rows.len() * width]; // [rows, width]
+            let parts = head.parts(self.isa, index, tower.segment(), &mut data);
+            parts.map_err(EngineError::op("head"))?;
+            Ok(Output { modality: tower.modality, width, rows: tower.rows.clone(), data })
+        });
+        terms.collect()
+    }
+
+    /// The query head's bias, if it has one.
+    pub(crate) fn query_bias(&self) -> Option<&[f32]> {
+        self.query.head.bias()
+    }
+
+    /// The ranker's head over both sides' tower outputs for `batch` pairs: one score per pair.
+    pub(crate) fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
+        ranker.head.run(self.isa, batch, segments, scores).map_err(EngineError::op("ranker head"))?;
+        Ok(())
+    }
+
+    fn encoder(&self, side: Side) -> &Encoder {
+        match side {
+            Side::Query => &self.query,
+            Side::Item => &self.item,
+        }
+    }
+
+    fn run_towers(
+        &self,
+        side: Side,
+        towers: &[Tower],
+        features: &Features,
+        encoder: &[Output],
+    ) -> Result<Vec<Output>> {
+        let run = |tower: &Tower| {
+            let modality = tower.input;
+            let column = features.column(modality);
+            let rows = column.map_or(Vec::new(), |column| column.rows().to_vec());
+            let mut data = vec![0.0; rows.len() * tower.width]; // [rows, width]
+            if let Some(column) = column {
+                self.run_tower(side, tower, column, encoder, &mut data)?;
+            }
+            Ok(Output { modality, width: tower.width, rows, data })
+        };
+        towers.iter().map(run).collect()
+    }
+
+    fn run_tower(
+        &self,
+        side: Side,
+        tower: &Tower,
+        column: &Column,
+        encoder: &[Output],
+        output: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let rows = column.rows();
+        let form = |expected: String| EngineError::Form {
+            modality: tower.input,
+            tower: tower.name.clone(),
+            expected,
+            found: column.values().describe(),
+        };
+        let result = match (&tower.op, column.values()) {
+            (Op::LinearOver { tower: over, linear }, _) => {
+                linear.run(self.isa, rows.len(), &encoder[*over].data, output)
+            }
+            (Op::Embedding(table), Values::Ids(ids)) => self
+                .table(table)
+                .and_then(|table| embedding::gather(self.isa, &table, ids, self.unknown_ids, output)),
+            (Op::Bag { rows: table, pooling, padding_id }, Values::Bags(bags)) => {
+                let bags = embedding::Bags {
+                    offsets: &bags.offsets,
+                    ids: &bags.ids,
+                    weights: bags.weights.as_deref(),
+                };
+                self.table(table).and_then(|table| {
+                    embedding::bags(self.isa, &table, bags, *pooling, *padding_id, self.unknown_ids, output)
+                })
+            }
+            (Op::Network(network), Values::Pixels { height, width, data }) => {
+                let input = network.input();
+                if (*height, *width) != (input.height, input.width) {
+                    return Err(form(format!("images of {} x {} pixels", input.height, input.width)));
+                }
+                network.run(self.isa, rows.len(), data, output)
+            }
+            (Op::Linear(linear), Values::Dense { width, data }) => {
+                if *width != linear.inputs() {
+                    return Err(form(format!("vectors of {}", linear.inputs())));
+                }
+                linear.run(self.isa, rows.len(), data, output)
+            }
+            (Op::Embedding(_), _) => return Err(form("ids".into())),
+            (Op::Bag { .. }, _) => return Err(form("bags of ids".into())),
+            (Op::Network(_), _) => return Err(form("images".into())),
+            (Op::Linear(_), _) => return Err(form("vectors".into())),
+        };
+        result.map_err(|error| match error {
+            OpError::UnknownId { row, id, rows: table, .. } => {
+                EngineError::UnknownId { side, row: rows[row], modality: tower.input, id, rows: table }
+            }
+            error => EngineError::op(&tower.name)(error),
+        })
+    }
+
+    fn table<'a>(&'a self, rows: &'a Rows) -> Result<embedding::Table<'a>, OpError> {
+        let Table { weight, rows: count, width } = &rows.table;
+        let values = match (&rows.copied, self.checkpoint.tensor(weight)) {
+            (None, Ok(view)) => in_place(&view).unwrap_or(TableValues::F32(&[])),
+            (copied, _) => TableValues::F32(copied.as_deref().unwrap_or(&[])),
+        };
+        embedding::Table::new(*count, *width, values)
+    }
+}
+
+/// The tensor's values where the checkpoint has them, if they can be read there.
+fn in_place<'a>(view: &crate::weights::TensorView<'a>) -> Option<TableValues<'a>> {
+    let f32s = view.as_slice::<f32>().map(TableValues::F32);
+    let f16s = || view.as_slice::<f16>().map(TableValues::F16);
+    let bf16s = || view.as_slice::<bf16>().map(TableValues::Bf16);
+    f32s.or_else(f16s).or_else(bf16s)
+}
+
+fn no_direction(side: Side, error: NormalizeError) -> EngineError {
+    match error {
+        NormalizeError::Zero { row } => EngineError::NoDirection { side, row, position: 0, value: 0.0 },
+        NormalizeError::NotFinite { row, position, value } => {
+            EngineError::NoDirection { side, row, position, value }
+        }
+    }
+}
+
+/// Packs weights; networks that several towers share are packed once.
+struct Packer<'a> {
+    checkpoint: &'a Checkpoint,
+    networks: HashMap<String, Arc<PackedNetwork>>,
+}
+
+impl Packer<'_> {
+    fn encoder(&mut self, plan: &EncoderPlan) -> Result<Encoder> {
+        let towers = self.towers(&plan.towers)?;
+        let head = self.head(&widths([&plan.towers, &[]]), &plan.head)?;
+        Ok(Encoder { towers, head, normalize: plan.normalize, width: plan.width })
+    }
+
+    fn ranker(&mut self, plan: &RankerPlan) -> Result<Ranker> {
+        let query = self.towers(&plan.query_towers)?;
+        let item = self.towers(&plan.item_towers)?;
+        let head = self.head(&widths([&plan.query_towers, &plan.item_towers]), &plan.head)?;
+        Ok(Ranker { query, item, head })
+    }
+
+    fn towers(&mut self, plans: &[TowerPlan]) -> Result<Vec<Tower>> {
+        plans.iter().map(|plan| self.tower(plan)).collect()
+    }
+
+    fn tower(&mut self, plan: &TowerPlan) -> Result<Tower> {
+        let op = match &plan.op {
+            TowerOp::Embedding(table) => Op::Embedding(self.rows(table)?),
+            TowerOp::EmbeddingBag { table, pooling, padding_id } => {
+                Op::Bag { rows: self.rows(table)?, pooling: *pooling, padding_id: *padding_id }
+            }
+            TowerOp::Network(network) => {
+                // Networks with the same steps over the same tensors are the same.
+                let key = format!("{network:?}");
+                let packed = match self.networks.get(&key) {
+                    Some(packed) => packed.clone(),
+                    None => Arc::new(PackedNetwork::new(network, self.checkpoint).map_err(|e| match e {
+                        PackError::Weights(error) => Error::from(error),
+                        PackError::Op(error) => EngineError::op(&plan.name)(error).into(),
+                    })?),
+                };
+                self.networks.insert(key, packed.clone());
+                Op::Network(packed)
+            }
+            TowerOp::Linear(linear) => Op::Linear(self.linear(linear)?),
+            TowerOp::LinearOver { tower, linear } => {
+                Op::LinearOver { tower: *tower, linear: self.linear(linear)? }
+            }
+        };
+        Ok(Tower { name: plan.name.clone(), input: plan.input, width: plan.width, op })
+    }
+
+    fn rows(&self, table: &Table) -> Result<Rows> {
+        let view = self.checkpoint.tensor(&table.weight)?;
+        let copied = match in_place(&view) {
+            Some(_) => None,
+            None => Some(view.to_f32()?.into_owned()),
+        };
+        Ok(Rows { table: table.clone(), copied })
+    }
+
+    fn head(&self, widths: &[usize], plans: &[LinearPlan]) -> Result<Head> {
+        let layers = plans.iter().map(|plan| self.linear(plan)).collect::<Result<_>>()?;
+        Ok(Head::new(widths, layers).map_err(EngineError::op("head"))?)
+    }
+
+    fn linear(&self, plan: &LinearPlan) -> Result<Linear> {
+        let weight = self.checkpoint.tensor(&plan.weight)?.to_f32()?;
+        let bias = match &plan.bias {
+            Some(bias) => Some(self.checkpoint.tensor(bias)?.to_f32()?),
+            None => None,
+        };
+        let linear = Linear::new(plan.outputs, plan.inputs, &weight, bias.as_deref(), plan.activation);
+        Ok(linear.map_err(EngineError::op(&plan.weight))?)
+    }
+}
+
+fn widths(towers: [&[TowerPlan]; 2]) -> Vec<usize> {
+    towers.into_iter().flatten().map(|tower| tower.width).collect()
+}

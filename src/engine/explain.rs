@@ -1,0 +1,98 @@
+//! Which modality brought how much of a score.
+//!
+//! The vector before normalisation is `v = sum over towers of W_t x_t + b`, so the cosine of a product `p` is
+//! `v . p / |v| = sum over towers of (W_t x_t . p) / |v| + b . p / |v|`: one term per tower and one for the bias.
+
+use super::{Engine, EngineError, Side, check_modalities};
+use crate::Result;
+use crate::catalogue::{Catalogue, Hits, Metric};
+use crate::input::{Modality, Request};
+use crate::model::Normalize;
+
+/// The parts of one score. They sum to it, up to the rounding of the score itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Parts {
+    by_modality: [Option<f32>; 4],
+    bias: f32,
+}
+
+impl Parts {
+    /// What `modality` brought; `None` if the request did not have it.
+    pub fn get(&self, modality: Modality) -> Option<f32> {
+        self.by_modality[modality as usize]
+    }
+
+    /// The modalities that the request had, with what each brought.
+    pub fn iter(&self) -> impl Iterator<Item = (Modality, f32)> {
+        Modality::ALL.into_iter().filter_map(|modality| Some((modality, self.get(modality)?)))
+    }
+
+    /// What the head's bias brought whatever the request; 0 for a head without bias.
+    pub fn bias(&self) -> f32 {
+        self.bias
+    }
+}
+
+impl Engine {
+    /// Splits the scores of `hits` into one part per query modality: entry `[r][h]` explains `hits[r][h]`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotLinear`] if the query head has an activation, [`EngineError::HitLists`] if `hits` is not one
+    /// list per request, else as [`Engine::search`].
+    pub fn explain(
+        &self,
+        catalogue: &Catalogue,
+        requests: &[Request],
+        hits: &[Hits],
+    ) -> Result<Vec<Vec<Parts>>> {
+        self.check_catalogue(catalogue)?;
+        let plan = &self.inner.plan.query;
+        if !plan.is_linear() {
+            return Err(EngineError::NotLinear.into());
+        }
+        if hits.len() != requests.len() {
+            return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
+        }
+        let features = self.preprocess(requests)?;
+        check_modalities(Side::Query, plan, &features)?;
+        let model = &self.inner.model;
+        let terms = self.install(|| model.query_terms(&model.towers(Side::Query, &features)?))?;
+        let zeros = vec![0.0; plan.width];
+        let bias = model.query_bias().unwrap_or(&zeros);
+        let scaled = plan.normalize == Normalize::L2 || catalogue.metric() == Metric::Cosine;
+        let explained = hits.iter().enumerate().map(|(row, hits)| {
+            let terms: Vec<(Modality, &[f32])> =
+                terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
+            let norm = if scaled { norm(&terms, bias) } else { 1.0 };
+            let explain = |row: usize| {
+                let product = catalogue.vector(row).unwrap_or(&[]);
+                let mut by_modality = [None; 4];
+                for &(modality, term) in &terms {
+                    *by_modality[modality as usize].get_or_insert(0.0) += dot(term, product) / norm;
+                }
+                Parts {
+                    by_modality: by_modality.map(|part| part.map(to_f32)),
+                    bias: to_f32(dot(bias, product) / norm),
+                }
+            };
+            hits.iter().map(|hit| explain(hit.row)).collect()
+        });
+        Ok(explained.collect())
+    }
+}
+
+/// The L2 norm of the sum of all terms.
+fn norm(terms: &[(Modality, &[f32])], bias: &[f32]) -> f64 {
+    let sum =
+        |at: usize| terms.iter().map(|(_, term)| f64::from(term[at])).sum::<f64>() + f64::from(bias[at]);
+    (0..bias.len()).map(|at| sum(at).powi(2)).sum::<f64>().sqrt()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+#[allow(clippy::cast_possible_truncation)] // rounding to f32 is the point
+fn to_f32(x: f64) -> f32 {
+    x as f32
+}

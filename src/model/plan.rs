@@ -1,0 +1,366 @@
+//! Towers, heads and the tensors they read, with every shape known and checked against the checkpoint.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Activation, Config, Encoder, HeadLayer, MapShape, ModelError, Network, Normalize, Op, Pooling, Problem,
+    Tower,
+};
+use crate::input::Modality;
+use crate::weights::{Checkpoint, Expected, ShapePattern};
+
+/// The longest vector that an encoder may end in; what a catalogue takes.
+const MAX_WIDTH: usize = crate::catalogue::MAX_DIM;
+
+/// What a model computes: shapes are known, tensor names are the checkpoint's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Encodes requests.
+    pub query: EncoderPlan,
+    /// Encodes products, to vectors of the same width.
+    pub item: EncoderPlan,
+    /// Re-scores pairs of both.
+    pub ranker: Option<RankerPlan>,
+}
+
+/// An encoder: towers, the head over their concatenation, normalisation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderPlan {
+    /// In the order of the concatenation.
+    pub towers: Vec<TowerPlan>,
+    /// The first reads the concatenation, each next the one before; empty for the concatenation itself.
+    pub head: Vec<LinearPlan>,
+    /// The last step.
+    pub normalize: Normalize,
+    /// Length of the vector.
+    pub width: usize,
+}
+
+impl EncoderPlan {
+    /// Whether the vector, before normalisation, is a sum of one term per tower and a constant: the condition for a
+    /// score to split exactly into one part per modality.
+    pub fn is_linear(&self) -> bool {
+        match self.head.as_slice() {
+            [] => true,
+            [layer] => layer.activation == Activation::Identity,
+            _ => false,
+        }
+    }
+
+    /// Whether some tower reads `modality`.
+    pub fn reads(&self, modality: Modality) -> bool {
+        self.towers.iter().any(|tower| tower.input == modality)
+    }
+}
+
+/// A ranker: the concatenation of both sides' towers, query first, into a head of one output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankerPlan {
+    /// Towers that read the request.
+    pub query_towers: Vec<TowerPlan>,
+    /// Towers that read the product.
+    pub item_towers: Vec<TowerPlan>,
+    /// The last layer has one output.
+    pub head: Vec<LinearPlan>,
+}
+
+/// One tower.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TowerPlan {
+    /// The configuration's name.
+    pub name: String,
+    /// The modality it reads.
+    pub input: Modality,
+    /// Length of its output.
+    pub width: usize,
+    /// What it computes.
+    pub op: TowerOp,
+}
+
+/// What a tower computes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TowerOp {
+    /// An id's row.
+    Embedding(Table),
+    /// The pooled rows of a bag.
+    EmbeddingBag {
+        /// The rows.
+        table: Table,
+        /// How they become one.
+        pooling: Pooling,
+        /// An id that does not count.
+        padding_id: Option<i64>,
+    },
+    /// A convolutional network over the pixels.
+    Network(Network),
+    /// A linear layer over the dense input.
+    Linear(LinearPlan),
+    /// In a ranker: a linear layer over the output of tower `tower` of the same side's encoder.
+    LinearOver {
+        /// Index in the encoder's towers.
+        tower: usize,
+        /// The layer.
+        linear: LinearPlan,
+    },
+}
+
+/// A table of embeddings: tensor `weight` of shape `[rows, width]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The tensor.
+    pub weight: String,
+    /// Ids run from 0 to `rows - 1`.
+    pub rows: usize,
+    /// Length of a row.
+    pub width: usize,
+}
+
+/// `activation(weight * x + bias)`: tensors `[outputs, inputs]` and `[outputs]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearPlan {
+    /// The matrix.
+    pub weight: String,
+    /// The offset.
+    pub bias: Option<String>,
+    /// Length of the input.
+    pub inputs: usize,
+    /// Length of the output.
+    pub outputs: usize,
+    /// Applied to each output.
+    pub activation: Activation,
+}
+
+impl Plan {
+    /// Checks the configuration against the checkpoint.
+    ///
+    /// # Errors
+    /// [`WeightsError::Mismatch`](crate::weights::WeightsError::Mismatch) with every tensor that is missing,
+    /// unexpected or mis-shaped, else [`ModelError::Invalid`] with what the shapes contradict: encoders of different
+    /// widths, a network that does not fit its image, a padding id outside its table.
+    pub fn new(config: &Config, checkpoint: &Checkpoint, path: &std::path::Path) -> crate::Result<Plan> {
+        let mut binder = Binder::new(config, checkpoint);
+        let query = binder.encoder("encoders.query", &config.encoders.query);
+        let item = binder.encoder("encoders.item", &config.encoders.item);
+        let ranker = config.ranker.as_ref().map(|ranker| {
+            let at = "ranker.query_towers";
+            let query_towers =
+                binder.towers(at, &ranker.query_towers, &config.encoders.query.towers, &query.towers);
+            let at = "ranker.item_towers";
+            let item_towers =
+                binder.towers(at, &ranker.item_towers, &config.encoders.item.towers, &item.towers);
+            let width = query_towers.iter().chain(&item_towers).map(|tower| tower.width).sum();
+            let head = binder.head(&ranker.head, width);
+            RankerPlan { query_towers, item_towers, head }
+        });
+        let plan = Plan { query, item, ranker };
+        // The tensors come first: with one missing, the widths that follow from it are not worth reporting.
+        checkpoint.check(&binder.expected, &binder.ignored)?;
+        binder.check_widths(&plan);
+        if binder.problems.is_empty() {
+            Ok(plan)
+        } else {
+            Err(ModelError::Invalid { path: path.into(), problems: binder.problems }.into())
+        }
+    }
+}
+
+/// Walks the configuration, resolves names and shapes, and collects what the checkpoint must hold.
+struct Binder<'a> {
+    config: &'a Config,
+    checkpoint: &'a Checkpoint,
+    expected: Vec<Expected>,
+    ignored: Vec<String>,
+    problems: Vec<Problem>,
+    renamed: BTreeSet<&'a str>,
+}
+
+impl<'a> Binder<'a> {
+    fn new(config: &'a Config, checkpoint: &'a Checkpoint) -> Self {
+        Binder {
+            config,
+            checkpoint,
+            expected: Vec::new(),
+            ignored: config.ignore.clone(),
+            problems: Vec::new(),
+            renamed: BTreeSet::new(),
+        }
+    }
+
+    fn encoder(&mut self, at: &str, encoder: &Encoder) -> EncoderPlan {
+        let towers = self.towers(&format!("{at}.towers"), &encoder.towers, &[], &[]);
+        let width = towers.iter().map(|tower| tower.width).sum();
+        let head = self.head(&encoder.head, width);
+        let width = head.last().map_or(width, |layer| layer.outputs);
+        EncoderPlan { towers, head, normalize: encoder.normalize, width }
+    }
+
+    /// Plans a list of towers; `of` and `planned` are the encoder's towers that a ranker's `over` may name.
+    fn towers(&mut self, at: &str, towers: &[Tower], of: &[Tower], planned: &[TowerPlan]) -> Vec<TowerPlan> {
+        let mut plans = Vec::with_capacity(towers.len());
+        for (index, tower) in towers.iter().enumerate() {
+            let at = format!("{at}[{index}]");
+            let (width, op) = match tower {
+                Tower::Embedding { weight, .. } => {
+                    let table = self.table(&at, weight);
+                    (table.width, TowerOp::Embedding(table))
+                }
+                Tower::EmbeddingBag { weight, pooling, padding_id, .. } => {
+                    let table = self.table(&at, weight);
+                    if let Some(id) = padding_id
+                        && usize::try_from(*id).map_or(true, |id| id >= table.rows)
+                    {
+                        let what = format!("{id} is no row of `{weight}`, which has {}", table.rows);
+                        self.problems.push(Problem { at: format!("{at}.padding_id"), what });
+                    }
+                    (table.width, TowerOp::EmbeddingBag { table, pooling: *pooling, padding_id: *padding_id })
+                }
+                Tower::ConvStack { .. } => {
+                    let Some(network) = self.network(&at, tower) else { continue };
+                    (network.width(), TowerOp::Network(network))
+                }
+                Tower::Linear { weight, bias, activation, over, .. } => {
+                    let over =
+                        over.as_ref().and_then(|over| of.iter().position(|tower| tower.name() == over));
+                    let inputs = match over {
+                        Some(tower) => planned.get(tower).map_or(0, |tower| tower.width),
+                        None => self.config.inputs.behaviour.as_ref().and_then(|b| b.length).unwrap_or(0),
+                    };
+                    let linear = self.linear(weight, bias.as_deref(), inputs, *activation);
+                    let width = linear.outputs;
+                    (
+                        width,
+                        match over {
+                            Some(tower) => TowerOp::LinearOver { tower, linear },
+                            None => TowerOp::Linear(linear),
+                        },
+                    )
+                }
+            };
+            plans.push(TowerPlan { name: tower.name().into(), input: tower.input(), width, op });
+        }
+        plans
+    }
+
+    fn head(&mut self, head: &[HeadLayer], mut width: usize) -> Vec<LinearPlan> {
+        let mut layers = Vec::with_capacity(head.len());
+        for layer in head {
+            let linear = self.linear(&layer.weight, layer.bias.as_deref(), width, layer.activation);
+            width = linear.outputs;
+            layers.push(linear);
+        }
+        layers
+    }
+
+    fn table(&mut self, at: &str, weight: &str) -> Table {
+        let weight = self.expect(weight, &[None, None]);
+        let (rows, width) = self.matrix(&weight);
+        if self.shape(&weight).is_some() && (rows == 0 || width == 0) {
+            let what = format!("`{weight}` has shape [{rows}, {width}]");
+            self.problems.push(Problem { at: format!("{at}.weight"), what });
+        }
+        Table { weight, rows, width }
+    }
+
+    fn linear(
+        &mut self,
+        weight: &str,
+        bias: Option<&str>,
+        inputs: usize,
+        activation: Activation,
+    ) -> LinearPlan {
+        let weight = self.expect(weight, &[None, (inputs > 0).then_some(inputs)]);
+        let outputs = self.matrix(&weight).0;
+        let bias = bias.map(|bias| self.expect(bias, &[(outputs > 0).then_some(outputs)]));
+        LinearPlan { weight, bias, inputs, outputs, activation }
+    }
+
+    fn network(&mut self, at: &str, tower: &Tower) -> Option<Network> {
+        let Tower::ConvStack { architecture, layers, prefix, .. } = tower else { return None };
+        let image = self.config.inputs.image.as_ref()?;
+        let input = MapShape { height: image.height, width: image.width, channels: 3 };
+        let named = architecture.map(|architecture| {
+            self.ignored.extend(architecture.unread().iter().map(|unread| format!("{prefix}{unread}")));
+            architecture.layers()
+        });
+        let mut network = match Network::compile(input, named.as_ref().unwrap_or(layers), prefix) {
+            Ok(network) => network,
+            Err(Problem { at: layer, what }) => {
+                self.problems.push(Problem { at: format!("{at}.{layer}"), what });
+                return None;
+            }
+        };
+        for step in &mut network.steps {
+            let batch_norm = match &mut step.op {
+                Op::Conv(conv) => {
+                    let (height, width) = (conv.kernel.height, conv.kernel.width);
+                    let inputs = conv.in_channels / conv.groups;
+                    let shape = [conv.out_channels, inputs, height, width].map(Some);
+                    conv.weight = self.expect(&conv.weight, &shape);
+                    conv.bias =
+                        conv.bias.as_deref().map(|bias| self.expect(bias, &[Some(conv.out_channels)]));
+                    conv.batch_norm.as_mut()
+                }
+                Op::BatchNorm(batch_norm) => Some(batch_norm),
+                _ => None,
+            };
+            if let Some(batch_norm) = batch_norm {
+                for tensor in &mut batch_norm.tensors {
+                    *tensor = self.expect(tensor, &[Some(batch_norm.channels)]);
+                }
+                // PyTorch counts batches beside the statistics; inference has no use for it.
+                self.ignored.push(format!("{}.num_batches_tracked", batch_norm.name));
+            }
+        }
+        Some(network)
+    }
+
+    /// Records that the checkpoint must hold `name` (after the rename map) with this shape; `None` is any length.
+    fn expect(&mut self, name: &str, shape: &[Option<usize>]) -> String {
+        let name = match self.config.rename.get_key_value(name) {
+            Some((from, to)) => {
+                self.renamed.insert(from);
+                to
+            }
+            None => name,
+        };
+        let shape = ShapePattern(shape.into());
+        self.expected.push(Expected { name: name.into(), shape });
+        name.into()
+    }
+
+    fn shape(&self, name: &str) -> Option<&'a [usize]> {
+        self.checkpoint.tensor(name).ok().map(|tensor| tensor.shape())
+    }
+
+    /// The two lengths of a matrix; zeros where the checkpoint has none, which `check` reports.
+    fn matrix(&self, name: &str) -> (usize, usize) {
+        match self.shape(name) {
+            Some(&[rows, columns]) => (rows, columns),
+            _ => (0, 0),
+        }
+    }
+
+    /// What the tensors' shapes contradict.
+    fn check_widths(&mut self, plan: &Plan) {
+        let mut problem = |at: &str, what: String| self.problems.push(Problem { at: at.into(), what });
+        if plan.query.width != plan.item.width {
+            let what = format!("query ends in {} values, item in {}", plan.query.width, plan.item.width);
+            problem("encoders", what);
+        }
+        for (at, encoder) in [("encoders.query", &plan.query), ("encoders.item", &plan.item)] {
+            if !(1..=MAX_WIDTH).contains(&encoder.width) {
+                problem(at, format!("ends in {} values; 1 to {MAX_WIDTH} are supported", encoder.width));
+            }
+        }
+        if let Some(outputs) =
+            plan.ranker.as_ref().and_then(|ranker| ranker.head.last()).map(|last| last.outputs)
+            && outputs != 1
+        {
+            problem("ranker.head", format!("ends in {outputs} values instead of one"));
+        }
+        let unused = self.config.rename.keys().filter(|name| !self.renamed.contains(name.as_str()));
+        for name in unused.cloned().collect::<Vec<_>>() {
+            problem("rename", format!("the model reads no tensor named `{name}`"));
+        }
+    }
+}

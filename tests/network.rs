@@ -1,0 +1,199 @@
+//! Networks: the layer list, what it refuses, and the named architectures against torchvision's features.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test may panic
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use mercer::cpu::network::PackedNetwork;
+use mercer::cpu::simd::Isa;
+use mercer::model::{Architecture, Conv, Layer, MapShape, Network, Op, Pair};
+use mercer::weights::Checkpoint;
+
+/// The goldens are f32 computed in another order; contracts ask 2e-5 of an f64 oracle, and a deep f32 network's own
+/// error against it is of that size too.
+const DEEP_F32: f32 = 4e-5;
+
+fn image(height: usize, width: usize, channels: usize) -> MapShape {
+    MapShape { height, width, channels }
+}
+
+fn layers(json: &str) -> Vec<Layer> {
+    serde_json::from_str(json).unwrap()
+}
+
+/// A checkpoint with the tensors of `network`, made as `tools/golden/model.py` makes them.
+fn checkpoint(folder: &std::path::Path, network: &Network) -> Checkpoint {
+    let mut tensors = BTreeMap::new();
+    let mut tensor = |name: &str, shape: Vec<usize>| {
+        let mut data = common::values(name, shape.iter().product());
+        let (scale, offset) = if let [_, inputs, height, width] = shape[..] {
+            ((6.0f32 / (inputs * height * width) as f32).sqrt(), 0.0)
+        } else if name.ends_with("running_var") || name.ends_with(".weight") {
+            (0.5, 1.0)
+        } else {
+            (0.25, 0.0)
+        };
+        data.iter_mut().for_each(|x| *x = *x * scale + offset);
+        tensors.insert(name.to_string(), (shape, data));
+    };
+    for step in &network.steps {
+        let Op::Conv(conv) = &step.op else { continue };
+        let Conv { in_channels, out_channels, kernel, groups, .. } = conv;
+        tensor(&conv.weight, vec![*out_channels, in_channels / groups, kernel.height, kernel.width]);
+        if let Some(bias) = &conv.bias {
+            tensor(bias, vec![*out_channels]);
+        }
+        for name in conv.batch_norm.iter().flat_map(|norm| &norm.tensors) {
+            tensor(name, vec![*out_channels]);
+        }
+    }
+    let path = folder.join("model.safetensors");
+    common::write_safetensors(&path, &tensors);
+    Checkpoint::mmap(&path).unwrap()
+}
+
+#[test]
+fn named_architectures_give_torchvisions_features() {
+    let golden = common::Golden::open("tests/golden/model/named.safetensors");
+    for (name, architecture, side) in [
+        ("resnet18", Architecture::Resnet18, 65),
+        ("resnet34", Architecture::Resnet34, 64),
+        ("vgg16", Architecture::Vgg16, 48),
+    ] {
+        let network = Network::compile(image(side, side, 3), &architecture.layers(), "").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let packed = PackedNetwork::new(&network, &checkpoint(folder.path(), &network)).unwrap();
+        let pixels = common::values(&format!("{name} images"), 2 * side * side * 3);
+        let mut features = vec![0.0; 2 * 512];
+        packed.run(Isa::best(), 2, &pixels, &mut features).unwrap();
+        common::assert_close(name, &features, &golden.f32s(name), DEEP_F32);
+    }
+}
+
+#[test]
+fn resnet_fuses_every_batch_norm_sum_and_relu() {
+    let network = Network::compile(image(224, 224, 3), &Architecture::Resnet18.layers(), "").unwrap();
+    let convolutions = network.steps.iter().filter(|step| matches!(step.op, Op::Conv(_))).count();
+    assert_eq!(convolutions, 20);
+    assert_eq!(
+        network.steps.len(),
+        20 + 2,
+        "only the max pool and the average pool stand beside convolutions"
+    );
+    let residuals =
+        network.steps.iter().filter(|s| matches!(&s.op, Op::Conv(c) if c.residual.is_some() && c.relu));
+    assert_eq!(residuals.count(), 8);
+    // 1.81 G multiply-adds are the published figure for 224 x 224, the classifier's 0.5 M left out.
+    assert_eq!(network.multiply_adds(), 1_813_561_344);
+}
+
+#[test]
+fn a_value_that_others_read_is_not_fused_away() {
+    let layers = layers(
+        r#"[{"op": "conv", "name": "a", "out_channels": 3, "kernel": 1},
+            {"op": "relu"},
+            {"op": "add", "with": "a"},
+            {"op": "global_avg_pool"}]"#,
+    );
+    let network = Network::compile(image(2, 2, 3), &layers, "").unwrap();
+    assert!(matches!(&network.steps[0].op, Op::Conv(conv) if !conv.relu));
+    assert!(matches!(network.steps[1].op, Op::Relu));
+    assert!(matches!(network.steps[2].op, Op::Add { with: 1 }));
+    let folder = tempfile::tempdir().unwrap();
+    let weights = BTreeMap::from([(
+        "a.weight".to_string(),
+        (vec![3, 3, 1, 1], vec![1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.5]),
+    )]);
+    let path = folder.path().join("model.safetensors");
+    common::write_safetensors(&path, &weights);
+    let packed = PackedNetwork::new(&network, &Checkpoint::mmap(&path).unwrap()).unwrap();
+    let mut output = [0.0; 3];
+    packed.run(Isa::best(), 1, &[1.0, 2.0, 4.0].repeat(4), &mut output).unwrap();
+    assert_eq!(output, [2.0, -2.0, 4.0], "relu(x) + x for x = 1, -2, 2");
+}
+
+#[test]
+fn a_sum_with_a_later_value_stays_apart() {
+    // `late` is computed after `early`, and `early` is what the sum follows through `from`.
+    let layers = layers(
+        r#"[{"op": "conv", "name": "early", "out_channels": 2, "kernel": 1},
+            {"op": "conv", "name": "late", "out_channels": 2, "kernel": 1, "from": "early"},
+            {"op": "add", "with": "early"},
+            {"op": "global_avg_pool"}]"#,
+    );
+    let network = Network::compile(image(3, 3, 3), &layers, "").unwrap();
+    assert!(matches!(&network.steps[1].op, Op::Conv(conv) if conv.residual == Some(1)));
+}
+
+#[test]
+fn layers_that_cannot_be_are_refused_with_their_place() {
+    let compile = |json: &str| {
+        let problem = Network::compile(image(8, 6, 3), &layers(json), "").unwrap_err();
+        problem.to_string()
+    };
+    let conv = r#"{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3}"#;
+    for (json, text) in [
+        (
+            format!("[{conv}]"),
+            "at layers: the network ends in a map of 6x4 pixels; end it with global_avg_pool",
+        ),
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": [3, 7]}]"#.into(),
+            "at layers[0]: a window of 7 does not fit 6 pixels with padding 0",
+        ),
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "groups": 2}]"#.into(),
+            "at layers[0]: 2 groups for 3 to 4 channels",
+        ),
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "stride": 0}]"#.into(),
+            "at layers[0]: kernel 3, stride 0, dilation 1: each must be at least 1",
+        ),
+        (format!("[{conv}, {conv}]"), "at layers[1]: two layers are named `a`"),
+        (
+            format!(r#"[{conv}, {{"op": "add", "with": "b"}}]"#),
+            "at layers[1]: no earlier layer is named `b`",
+        ),
+        (
+            format!(r#"[{{"op": "relu", "name": "x"}}, {conv}, {{"op": "add", "with": "x"}}]"#),
+            "at layers[2]: adds 8x6x3 to 6x4x4",
+        ),
+        (
+            r#"[{"op": "max_pool", "kernel": 3, "padding": 2}]"#.into(),
+            "at layers[0]: padding 2 is more than half of the window 3",
+        ),
+        (
+            r#"[{"op": "batch_norm", "name": "a", "eps": -1.0}]"#.into(),
+            "at layers[0]: eps is -1",
+        ),
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 400000000, "kernel": 3}]"#.into(),
+            "at layers[0]: a map of 6x4x400000000 has more than 268435456 values",
+        ),
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "padding": 18446744073709551615}]"#.into(),
+            "at layers[0]: the window's size overflows",
+        ),
+    ] {
+        assert_eq!(compile(&json), text, "{json}");
+    }
+}
+
+#[test]
+fn a_batch_gives_each_image_its_own_bits() {
+    let network = Network::compile(image(33, 33, 3), &Architecture::Resnet18.layers(), "").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let packed = PackedNetwork::new(&network, &checkpoint(folder.path(), &network)).unwrap();
+    let len = 33 * 33 * 3;
+    let pixels = common::values("a batch", 5 * len);
+    let mut together = vec![0.0; 5 * 512];
+    packed.run(Isa::best(), 5, &pixels, &mut together).unwrap();
+    for (row, pixels) in pixels.chunks(len).enumerate() {
+        let mut alone = vec![0.0; 512];
+        packed.run(Isa::best(), 1, pixels, &mut alone).unwrap();
+        let same = alone.iter().zip(&together[row * 512..]).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert_eq!(same, None, "row {row}");
+    }
+    assert_eq!(Pair::square(2), serde_json::from_str("2").unwrap());
+}
