@@ -46,7 +46,7 @@ fn the_golden_model_opens() {
 #[test]
 fn contradictions_are_refused_with_their_json_path() {
     type Edit = fn(&mut Value);
-    let cases: [(Edit, &str); 20] = [
+    let cases: [(Edit, &str); 21] = [
         (|c| c["format_version"] = json!(2), "at format_version: 2 is not supported, expected 1"),
         (|c| c["extra"] = json!(1), "at extra: unknown field `extra`"),
         (
@@ -111,6 +111,10 @@ fn contradictions_are_refused_with_their_json_path() {
             |c| c["rename"] = json!({"no.such": "text.weight"}),
             "at rename: the model reads no tensor named `no.such`",
         ),
+        (
+            |c| c["ranker"]["item_towers"] = json!([]),
+            "at ranker.item_towers: is empty; every product would score the same",
+        ),
         (|c| c["ignore"] = json!([""]), "at ignore[0]: an empty prefix would ignore every tensor"),
     ];
     for (edit, expected) in cases {
@@ -149,6 +153,41 @@ fn widths_that_disagree_are_refused() {
     assert_eq!(error, "at encoders: query ends in 31 values, item in 24");
     let error = message(open(|c| c["encoders"]["item"]["towers"][0]["padding_id"] = json!(50)));
     assert_eq!(error, "at encoders.item.towers[0].padding_id: 50 is no row of `text.weight`, which has 50");
+}
+
+#[test]
+fn empty_matrices_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(golden(&format!("dense/{file}")), folder.path().join(file)).unwrap();
+    }
+    let file = common::Golden::open("tests/golden/model/dense/model.safetensors");
+    let names = [
+        "text.weight",
+        "user.weight",
+        "taste.weight",
+        "taste.bias",
+        "query_head.weight",
+        "query_head.bias",
+        "item_head.weight",
+        "rank.0.weight",
+        "rank.0.bias",
+        "rank.1.weight",
+        "rank.1.bias",
+    ];
+    let mut tensors: std::collections::BTreeMap<String, common::Tensor> =
+        names.iter().map(|name| (name.to_string(), (file.shape(name), file.f32s(name)))).collect();
+    tensors.insert("user.weight".into(), (vec![0, 10], Vec::new()));
+    tensors.insert("rank.1.weight".into(), (vec![0, 8], Vec::new()));
+    tensors.insert("rank.1.bias".into(), (vec![0], Vec::new()));
+    common::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+    let error = message(Engine::open(folder.path(), Options::default()));
+    assert_eq!(
+        error,
+        "at encoders.query.towers[1].weight: `user.weight` has shape [0, 10]; \
+         at ranker.head[1].weight: `rank.1.weight` has shape [0, 8]; \
+         at ranker.head: ends in 0 values instead of one"
+    );
 }
 
 #[test]

@@ -353,11 +353,14 @@ fn calls_that_cannot_be_answered_are_refused_with_their_row() {
     assert_eq!(error.to_string(), "1 lists of hits for 0 requests");
     let products = RowFeatures { width: 24, data: vec![0.0; 24] };
     let hits = engine.search(&catalogue, one, 4).unwrap();
+    let error = engine.rank(one, &hits[..1], &products).unwrap_err();
+    assert!(error.to_string().ends_with("among 1 products: it is from another catalogue"), "{error}");
+    let products = RowFeatures { width: 23, data: vec![0.0; 4 * 23] };
     let error = engine.rank(one, &hits, &products).unwrap_err();
-    assert!(
-        matches!(error, mercer::Error::Engine(mercer::engine::EngineError::RankerRows { rows: 1, .. })),
-        "{error}"
-    );
+    assert_eq!(error.to_string(), "92 ranker values in rows of 23; the ranker reads rows of 24");
+    let one_product = Catalogue::new(engine.metric(), 31, vec![7], vec![1.0; 31]).unwrap();
+    let error = engine.explain(&one_product, one, &hits).unwrap_err();
+    assert!(error.to_string().starts_with("a hit of row "), "{error}");
     let products = RowFeatures { width: 24, data: vec![0.0; 4 * 24] };
     let user = [request(None, Some(1), None)];
     let hits = engine.search(&catalogue, &user, 4).unwrap();

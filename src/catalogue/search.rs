@@ -50,6 +50,12 @@ impl Hits {
     }
 }
 
+impl AsRef<[Hit]> for Hits {
+    fn as_ref(&self) -> &[Hit] {
+        &self.hits
+    }
+}
+
 impl Deref for Hits {
     type Target = [Hit];
 

@@ -127,9 +127,27 @@ fn io_error<'p>(path: &'p Path, action: &'static str) -> impl Fn(io::Error) -> C
     move |source| CatalogueError::Io { path: path.into(), action, source }
 }
 
+/// Whether [`save`] may write to `folder`: it is not there yet, is empty, or holds a catalogue. To be asked before long
+/// work whose result is to be saved.
+///
+/// # Errors
+/// [`CatalogueError::ForeignFolder`]; [`CatalogueError::Io`] if the folder cannot be read.
+pub fn check_folder(folder: impl AsRef<Path>) -> Result<(), CatalogueError> {
+    let folder = folder.as_ref();
+    match folder.try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) => check_claim(folder),
+        Err(source) => Err(io_error(folder, "look at")(source)),
+    }
+}
+
 /// Creates the folder, or makes sure that what is in it may be replaced.
 fn claim(folder: &Path) -> Result<(), CatalogueError> {
     fs::create_dir_all(folder).map_err(io_error(folder, "create"))?;
+    check_claim(folder)
+}
+
+fn check_claim(folder: &Path) -> Result<(), CatalogueError> {
     if Manifest::is_ours(folder)? {
         return Ok(());
     }

@@ -118,18 +118,22 @@ pub enum EngineError {
         reads: String,
     },
     /// The ranker's side of the products cannot come from this ranker.
-    #[error(
-        "{rows} rows of {found} ranker values; the catalogue has {products} products and the ranker reads {expected}"
-    )]
+    #[error("{values} ranker values in rows of {found}; the ranker reads rows of {expected}")]
     RankerRows {
-        /// Rows given.
-        rows: usize,
+        /// Values given.
+        values: usize,
         /// Values per row given.
         found: usize,
-        /// Rows of the catalogue that was searched.
-        products: usize,
         /// Values per row that the ranker reads.
         expected: usize,
+    },
+    /// A hit is of a row that the products do not have.
+    #[error("a hit of row {row} among {rows} products: it is from another catalogue")]
+    UnknownRow {
+        /// The hit's row.
+        row: usize,
+        /// Rows of the products.
+        rows: usize,
     },
     /// The query head has hidden layers or an activation, so a score has no exact parts.
     #[error("the query head is not one linear layer: a score does not split into parts")]
@@ -180,6 +184,7 @@ impl EngineError {
             | EngineError::Op { .. }
             | EngineError::NothingToRank { .. }
             | EngineError::RankerRows { .. }
+            | EngineError::UnknownRow { .. }
             | EngineError::OtherModel { .. } => ErrorKind::Caller,
             EngineError::NotLinear | EngineError::NoRanker => ErrorKind::Unsupported,
             EngineError::Threads { .. } => ErrorKind::OutOfMemory,

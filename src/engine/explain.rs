@@ -3,7 +3,7 @@
 //! The vector before normalisation is `v = sum over towers of W_t x_t + b`, so the cosine of a product `p` is
 //! `v . p / |v| = sum over towers of (W_t x_t . p) / |v| + b . p / |v|`: one term per tower and one for the bias.
 
-use super::{Engine, EngineError, Side, check_modalities};
+use super::{Engine, EngineError, Side, check_modalities, check_rows};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, Metric};
 use crate::input::{Modality, Request};
@@ -37,8 +37,9 @@ impl Engine {
     /// Splits the scores of `hits` into one part per query modality: entry `[r][h]` explains `hits[r][h]`.
     ///
     /// # Errors
-    /// [`EngineError::NotLinear`] if the query head has an activation, [`EngineError::HitLists`] if `hits` is not one
-    /// list per request, else as [`Engine::search`].
+    /// [`EngineError::NotLinear`] if the query head has hidden layers or an activation, [`EngineError::HitLists`] if
+    /// `hits` is not one list per request, [`EngineError::UnknownRow`] for hits of another catalogue, else as
+    /// [`Engine::search`].
     pub fn explain(
         &self,
         catalogue: &Catalogue,
@@ -53,6 +54,7 @@ impl Engine {
         if hits.len() != requests.len() {
             return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
         }
+        check_rows(hits.iter().flatten(), catalogue.len())?;
         let features = self.preprocess(requests)?;
         check_modalities(Side::Query, plan, &features)?;
         let model = &self.inner.model;
@@ -65,7 +67,7 @@ impl Engine {
                 terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
             let norm = if scaled { norm(&terms, bias) } else { 1.0 };
             let explain = |row: usize| {
-                let product = catalogue.vector(row).unwrap_or(&[]);
+                let product = catalogue.vector(row).unwrap_or(&[]); // the rows were checked
                 let mut by_modality = [None; 4];
                 for &(modality, term) in &terms {
                     *by_modality[modality as usize].get_or_insert(0.0) += dot(term, product) / norm;

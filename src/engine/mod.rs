@@ -15,7 +15,7 @@ pub use explain::Parts;
 pub use options::{Device, Options, Source, UnknownId};
 pub use rank::RankedHit;
 
-use crate::catalogue::{Catalogue, Hits, Metric};
+use crate::catalogue::{Catalogue, Hit, Hits, Metric};
 use crate::cpu::Isa;
 use crate::input::{Features, Modality, Preprocessor, Request};
 use crate::model::{Config, EncoderPlan, Normalize, Plan};
@@ -301,6 +301,14 @@ fn pool(threads: usize) -> Result<rayon::ThreadPool> {
 fn check_output(rows: usize, width: usize, vectors: &[f32]) -> Result<(), EngineError> {
     let (found, expected) = (vectors.len(), rows * width);
     if found == expected { Ok(()) } else { Err(EngineError::OutputLength { found, expected, rows, width }) }
+}
+
+/// Every hit is of one of `rows` products.
+fn check_rows<'a>(hits: impl IntoIterator<Item = &'a Hit>, rows: usize) -> Result<(), EngineError> {
+    match hits.into_iter().find(|hit| hit.row >= rows) {
+        Some(hit) => Err(EngineError::UnknownRow { row: hit.row, rows }),
+        None => Ok(()),
+    }
 }
 
 /// Every row has a modality, and a tower reads each one that it has.

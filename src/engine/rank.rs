@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::cpu::{Model, Output};
-use super::{Engine, EngineError, Side, check_output};
+use super::{Engine, EngineError, Side, check_output, check_rows};
 use crate::Result;
+use crate::catalogue::Hit;
 use crate::catalogue::store::RowFeatures;
-use crate::catalogue::{Hit, Hits};
 use crate::cpu::head::Segment;
 use crate::input::Request;
 use crate::model::{RankerPlan, TowerPlan};
@@ -45,17 +45,18 @@ impl Engine {
     }
 
     /// Scores each request's retrieved products with the ranker and orders them by that score, best first, then id
-    /// ascending. `products` holds the ranker's side of every row of the catalogue that was searched. The ranker reads
-    /// the modalities that its towers name; what else a request carries took part in the retrieval only.
+    /// ascending. A list of hits is the answer of a search, or any choice of rows. `products` holds the ranker's side of
+    /// every row of the catalogue. The ranker reads the modalities that its towers name; what else a request carries
+    /// took part in the retrieval only.
     ///
     /// # Errors
     /// [`EngineError::NoRanker`], [`EngineError::HitLists`], [`EngineError::RankerRows`] if `products` cannot come from
-    /// this ranker or lacks a row, [`EngineError::NothingToRank`] for a request without any modality that the ranker
-    /// reads, else as [`Engine::encode_queries`].
-    pub fn rank(
+    /// this ranker, [`EngineError::UnknownRow`] if it lacks a hit's row, [`EngineError::NothingToRank`] for a request
+    /// without any modality that the ranker reads, else as [`Engine::encode_queries`].
+    pub fn rank<H: AsRef<[Hit]> + Sync>(
         &self,
         requests: &[Request],
-        hits: &[Hits],
+        hits: &[H],
         products: &RowFeatures,
     ) -> Result<Vec<Vec<RankedHit>>> {
         let plan = self.inner.plan.ranker.as_ref().ok_or(EngineError::NoRanker)?;
@@ -64,11 +65,11 @@ impl Engine {
             return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
         }
         let rows = products.data.len() / products.width.max(1);
-        let needed = hits.iter().flat_map(|hits| hits.iter()).map(|hit| hit.row + 1).max().unwrap_or(0);
-        if products.width != width || rows < needed {
-            let (found, products) = (products.width, needed);
-            return Err(EngineError::RankerRows { rows, found, products, expected: width }.into());
+        if products.width != width || products.data.len() != rows * width {
+            let (found, values) = (products.width, products.data.len());
+            return Err(EngineError::RankerRows { found, values, expected: width }.into());
         }
+        check_rows(hits.iter().flat_map(|hits| hits.as_ref()), rows)?;
         let features = self.preprocess(requests)?;
         for row in 0..requests.len() {
             let reads = |tower: &TowerPlan| {
@@ -86,6 +87,7 @@ impl Engine {
             let encoder = model.towers(Side::Query, &features)?;
             let towers = model.ranker_towers(Side::Query, &features, &encoder)?;
             let ranked = hits.iter().enumerate().map(|(row, hits)| {
+                let hits = hits.as_ref();
                 let scores = rank_row(model, plan, &towers, row, hits, products)?;
                 let pairs = hits.iter().zip(scores);
                 let mut ranked: Vec<RankedHit> =
@@ -104,7 +106,7 @@ fn rank_row(
     plan: &RankerPlan,
     towers: &[Output],
     row: usize,
-    hits: &Hits,
+    hits: &[Hit],
     products: &RowFeatures,
 ) -> Result<Vec<f32>> {
     let pairs: Vec<usize> = (0..hits.len()).collect();

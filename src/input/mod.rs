@@ -20,7 +20,9 @@ pub use error::InputError;
 pub use features::{Bags, Column, Features, Values};
 pub use image::ImagePreprocessor;
 pub use preprocessor::Preprocessor;
-pub use records::{LineProblem, MAX_LINE_BYTES, Record, Records, check_unique_ids, read_records};
+pub use records::{
+    LineProblem, MAX_LINE_BYTES, Record, Records, check_unique_ids, read_behaviour, read_records,
+};
 pub use request::{Behaviour, Image, Request};
 pub use resize::resize_rgb;
 pub use text::{MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES, TextPreprocessor};

@@ -80,6 +80,14 @@ pub fn read_records(path: &Path, inputs: &Inputs) -> Result<Vec<Record>, InputEr
     Records::open(path, inputs)?.collect()
 }
 
+/// Reads behaviour alone, written as in a line's `behaviour`; `inputs` decides what a bare array holds.
+///
+/// # Errors
+/// [`LineProblem::Field`].
+pub fn read_behaviour(value: &Value, inputs: &Inputs) -> Result<Behaviour, LineProblem> {
+    behaviour(value, bare_array_is_items(inputs))
+}
+
 /// Refuses ids that two records have.
 ///
 /// # Errors
@@ -119,7 +127,7 @@ impl Records {
             path: path.to_owned(),
             reader: BufReader::new(file),
             line: 0,
-            bare_array_is_items: inputs.behaviour.as_ref().is_some_and(|b| b.max_items.is_some()),
+            bare_array_is_items: bare_array_is_items(inputs),
             ended: false,
         })
     }
@@ -200,6 +208,10 @@ impl Iterator for Records {
         }
         None
     }
+}
+
+fn bare_array_is_items(inputs: &Inputs) -> bool {
+    inputs.behaviour.as_ref().is_some_and(|b| b.max_items.is_some())
 }
 
 fn field<T>(

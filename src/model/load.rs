@@ -72,8 +72,8 @@ impl Config {
             for (at, towers, encoder) in sides {
                 self.check_towers(at, towers, Some(encoder), &mut problem);
             }
-            if ranker.query_towers.is_empty() && ranker.item_towers.is_empty() {
-                problem("ranker".into(), "has no tower".into());
+            if ranker.item_towers.is_empty() {
+                problem("ranker.item_towers".into(), "is empty; every product would score the same".into());
             }
             if ranker.head.is_empty() {
                 problem("ranker.head".into(), "is empty; its last layer must have one output".into());

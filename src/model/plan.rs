@@ -149,7 +149,7 @@ impl Plan {
             let item_towers =
                 binder.towers(at, &ranker.item_towers, &config.encoders.item.towers, &item.towers);
             let width = query_towers.iter().chain(&item_towers).map(|tower| tower.width).sum();
-            let head = binder.head(&ranker.head, width);
+            let head = binder.head("ranker.head", &ranker.head, width);
             RankerPlan { query_towers, item_towers, head }
         });
         let plan = Plan { query, item, ranker };
@@ -189,7 +189,7 @@ impl<'a> Binder<'a> {
     fn encoder(&mut self, at: &str, encoder: &Encoder) -> EncoderPlan {
         let towers = self.towers(&format!("{at}.towers"), &encoder.towers, &[], &[]);
         let width = towers.iter().map(|tower| tower.width).sum();
-        let head = self.head(&encoder.head, width);
+        let head = self.head(&format!("{at}.head"), &encoder.head, width);
         let width = head.last().map_or(width, |layer| layer.outputs);
         EncoderPlan { towers, head, normalize: encoder.normalize, width }
     }
@@ -225,7 +225,7 @@ impl<'a> Binder<'a> {
                         Some(tower) => planned.get(tower).map_or(0, |tower| tower.width),
                         None => self.config.inputs.behaviour.as_ref().and_then(|b| b.length).unwrap_or(0),
                     };
-                    let linear = self.linear(weight, bias.as_deref(), inputs, *activation);
+                    let linear = self.linear(&at, weight, bias.as_deref(), inputs, *activation);
                     let width = linear.outputs;
                     (
                         width,
@@ -241,10 +241,11 @@ impl<'a> Binder<'a> {
         plans
     }
 
-    fn head(&mut self, head: &[HeadLayer], mut width: usize) -> Vec<LinearPlan> {
+    fn head(&mut self, at: &str, head: &[HeadLayer], mut width: usize) -> Vec<LinearPlan> {
         let mut layers = Vec::with_capacity(head.len());
-        for layer in head {
-            let linear = self.linear(&layer.weight, layer.bias.as_deref(), width, layer.activation);
+        for (index, layer) in head.iter().enumerate() {
+            let at = format!("{at}[{index}]");
+            let linear = self.linear(&at, &layer.weight, layer.bias.as_deref(), width, layer.activation);
             width = linear.outputs;
             layers.push(linear);
         }
@@ -252,26 +253,32 @@ impl<'a> Binder<'a> {
     }
 
     fn table(&mut self, at: &str, weight: &str) -> Table {
-        let weight = self.expect(weight, &[None, None]);
-        let (rows, width) = self.matrix(&weight);
-        if self.shape(&weight).is_some() && (rows == 0 || width == 0) {
-            let what = format!("`{weight}` has shape [{rows}, {width}]");
-            self.problems.push(Problem { at: format!("{at}.weight"), what });
-        }
+        let (weight, rows, width) = self.matrix(at, weight, None);
         Table { weight, rows, width }
     }
 
     fn linear(
         &mut self,
+        at: &str,
         weight: &str,
         bias: Option<&str>,
         inputs: usize,
         activation: Activation,
     ) -> LinearPlan {
-        let weight = self.expect(weight, &[None, (inputs > 0).then_some(inputs)]);
-        let outputs = self.matrix(&weight).0;
+        let (weight, outputs, _) = self.matrix(at, weight, (inputs > 0).then_some(inputs));
         let bias = bias.map(|bias| self.expect(bias, &[(outputs > 0).then_some(outputs)]));
         LinearPlan { weight, bias, inputs, outputs, activation }
+    }
+
+    /// Expects a matrix and gives its name and lengths; zeros where the checkpoint has none, which `check` reports.
+    fn matrix(&mut self, at: &str, weight: &str, columns: Option<usize>) -> (String, usize, usize) {
+        let weight = self.expect(weight, &[None, columns]);
+        let Some(&[rows, columns]) = self.shape(&weight) else { return (weight, 0, 0) };
+        if rows == 0 || columns == 0 {
+            let what = format!("`{weight}` has shape [{rows}, {columns}]");
+            self.problems.push(Problem { at: format!("{at}.weight"), what });
+        }
+        (weight, rows, columns)
     }
 
     fn network(&mut self, at: &str, tower: &Tower) -> Option<Network> {
@@ -330,14 +337,6 @@ impl<'a> Binder<'a> {
 
     fn shape(&self, name: &str) -> Option<&'a [usize]> {
         self.checkpoint.tensor(name).ok().map(|tensor| tensor.shape())
-    }
-
-    /// The two lengths of a matrix; zeros where the checkpoint has none, which `check` reports.
-    fn matrix(&self, name: &str) -> (usize, usize) {
-        match self.shape(name) {
-            Some(&[rows, columns]) => (rows, columns),
-            _ => (0, 0),
-        }
     }
 
     /// What the tensors' shapes contradict.
