@@ -25,3 +25,8 @@ pub use catalogue::{Catalogue, Hit, Hits, Metric};
 pub use engine::{Device, Engine, Options};
 pub use error::{Error, ErrorKind, Result};
 pub use input::{Behaviour, Features, Image, Modality, Request};
+
+/// The README's code, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
