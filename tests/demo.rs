@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, cosine};
 use mercer::catalogue::store::RowFeatures;
-use mercer::engine::EngineError;
+use mercer::engine::{EngineError, RowError};
 use mercer::input::{Modality, Record, Values, read_records};
 use mercer::{Catalogue, Engine, Error, Options, Request};
 
@@ -90,7 +90,7 @@ fn the_ranker_gives_pytorchs_probabilities() {
         let request = [queries[query].request.clone()];
         let hits = engine.search(&catalogue, &request, items.len()).unwrap();
         let ranked = match engine.rank(&request, &hits, &products) {
-            Err(Error::Engine(EngineError::NothingToRank { .. })) => {
+            Err(Error::Engine(EngineError::Row { source: RowError::NothingToRank { .. }, .. })) => {
                 let only_image = Request { image: request[0].image.clone(), ..Request::default() };
                 assert_eq!(request[0], only_image);
                 continue;

@@ -322,21 +322,24 @@ fn calls_that_cannot_be_answered_are_refused_with_their_row() {
     let empty = Request::default();
     assert_eq!(
         message(&[fine.clone(), empty.clone()]),
-        "query 1 is empty: it has neither text, image, user nor behaviour"
+        "query 1: nothing to encode: it has none of text, user, behaviour"
     );
     let mut many = vec![fine.clone(); 300];
     many[299] = empty;
-    assert!(message(&many).starts_with("query 299 is empty"), "rows count from the start of the whole batch");
+    assert!(
+        message(&many).starts_with("query 299: nothing to encode"),
+        "rows count from the start of the whole batch"
+    );
     many[299] = request(None, Some(6), None);
     assert_eq!(message(&many), "query 299: user id 6 is not in the table of 6 rows");
     many[299] = request(None, Some(-1), None);
     assert_eq!(message(&many), "query 299: user id -1 is not in the table of 6 rows");
     many[299] = request(Some(&[1]), None, Some(&[1.0, 2.0]));
-    assert!(message(&many).starts_with("row 299: "), "{}", message(&many));
+    assert!(message(&many).starts_with("query 299: "), "{}", message(&many));
     let item = request(Some(&[1]), Some(1), None);
     assert_eq!(
         engine.encode_items(&[item]).unwrap_err().to_string(),
-        "item 0 has user, which no tower of the item encoder reads"
+        "item 0: it has user, but this side of the model reads only text"
     );
     let mut short = vec![0.0; 30];
     let error = engine.encode_queries_into(one, &mut short).unwrap_err();
@@ -354,18 +357,18 @@ fn calls_that_cannot_be_answered_are_refused_with_their_row() {
     let products = RowFeatures { width: 24, data: vec![0.0; 24] };
     let hits = engine.search(&catalogue, one, 4).unwrap();
     let error = engine.rank(one, &hits[..1], &products).unwrap_err();
-    assert!(error.to_string().ends_with("among 1 products: it is from another catalogue"), "{error}");
+    assert!(error.to_string().ends_with("which the catalogue does not have there"), "{error}");
     let products = RowFeatures { width: 23, data: vec![0.0; 4 * 23] };
     let error = engine.rank(one, &hits, &products).unwrap_err();
     assert_eq!(error.to_string(), "92 ranker values in rows of 23; the ranker reads rows of 24");
     let one_product = Catalogue::new(engine.metric(), 31, vec![7], vec![1.0; 31]).unwrap();
     let error = engine.explain(&one_product, one, &hits).unwrap_err();
-    assert!(error.to_string().starts_with("a hit of row "), "{error}");
+    assert!(error.to_string().starts_with("a hit names product "), "{error}");
     let products = RowFeatures { width: 24, data: vec![0.0; 4 * 24] };
     let user = [request(None, Some(1), None)];
     let hits = engine.search(&catalogue, &user, 4).unwrap();
     let error = engine.rank(&user, &hits, &products).unwrap_err();
-    assert_eq!(error.to_string(), "query 0 has nothing that the ranker reads: behaviour, text");
+    assert_eq!(error.to_string(), "query 0: nothing to rank by: it has none of text, behaviour");
     let error = open("bags").explain(&open_catalogue_13(), &user, &hits).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -408,7 +411,7 @@ fn ready_made_tensors_of_another_form_are_refused() {
 
 #[test]
 fn unknown_ids_read_the_row_that_the_caller_names() {
-    let options = Options::default().unknown_ids(UnknownId::Row(3));
+    let options = Options::default().unknown_ids(Modality::User, UnknownId::Row(3));
     let engine = Engine::open("tests/golden/model/dense", options).unwrap();
     let unknown = engine.encode_queries(&[request(None, Some(1 << 40), None)]).unwrap();
     assert_eq!(unknown, engine.encode_queries(&[request(None, Some(3), None)]).unwrap());
@@ -428,15 +431,227 @@ fn a_vector_without_direction_is_refused() {
     let engine = Engine::open(folder.path(), Options::default()).unwrap();
     let error =
         engine.encode_items(&[request(Some(&[1]), None, None), request(Some(&[7]), None, None)]).unwrap_err();
-    assert_eq!(error.to_string(), "item 1 encodes to a vector whose value 0 is 0: it cannot be normalised");
+    assert_eq!(error.to_string(), "item 1: it encodes to a vector of zeros, which cannot be normalised");
+}
+
+/// A copy of a golden model.
+fn copy(model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(format!("tests/golden/model/{model}/{file}"), folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+fn edit_config(folder: &tempfile::TempDir, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = folder.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(path, config.to_string()).unwrap();
 }
 
 #[test]
-fn the_fingerprint_follows_the_files() {
+fn the_fingerprint_is_of_the_files_that_were_opened() {
+    let fingerprint = |folder: &tempfile::TempDir| {
+        Engine::open(folder.path(), Options::default()).unwrap().fingerprint().unwrap().to_string()
+    };
+    let folder = copy("dense");
+    let reference = fingerprint(&folder);
+    assert_eq!(reference, open("dense").fingerprint().unwrap());
+    assert_eq!(reference.len(), 64);
+
+    // Files that change under an open engine do not change what it is.
+    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    edit_config(&folder, |config| config["encoders"]["query"]["towers"][0]["pooling"] = "max".into());
+    assert_eq!(engine.fingerprint().unwrap(), reference);
+
+    // Each file counts.
+    assert_ne!(fingerprint(&folder), reference, "config.json");
+    let folder = copy("dense");
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, tokenizer.replace("w39", "w99")).unwrap();
+    assert_ne!(fingerprint(&folder), reference, "tokenizer.json");
+    let folder = copy("dense");
+    let path = folder.path().join("model.safetensors");
+    let mut weights = std::fs::read(&path).unwrap();
+    *weights.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, weights).unwrap();
+    assert_ne!(fingerprint(&folder), reference, "model.safetensors");
+}
+
+#[test]
+fn a_checkpoint_that_changes_in_place_gives_no_answer() {
+    let folder = copy("dense");
+    let request = [request(Some(&[4, 9]), None, None)];
+    let mapped = Engine::open(folder.path(), Options::default()).unwrap();
+    let copied = Engine::open(folder.path(), Options::default().source(Source::Read)).unwrap();
+    let answer = mapped.encode_queries(&request).unwrap();
+    // Within the last page, where a mapping reads zeros.
+    let file = std::fs::File::options().write(true).open(folder.path().join("model.safetensors")).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 16).unwrap();
+    let error = mapped.encode_queries(&request).unwrap_err();
+    assert!(matches!(error, mercer::Error::Weights(_)), "{error}");
+    assert_eq!(copied.encode_queries(&request).unwrap(), answer);
+}
+
+#[test]
+fn options_that_the_model_cannot_follow_are_refused_at_open() {
+    let open = |options| Engine::open("tests/golden/model/dense", options).unwrap_err().to_string();
+    assert_eq!(
+        open(Options::default().unknown_ids(Modality::User, UnknownId::Row(6))),
+        "row 6 stands in for unknown user ids, but the table of tower `user` has 6 rows"
+    );
+    assert_eq!(open(Options::default().threads(0)), "an engine needs at least one thread");
+    let folder = copy("dense");
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, tokenizer.replace("\"w39\": 39", "\"w39\": 50")).unwrap();
+    assert_eq!(
+        Engine::open(folder.path(), Options::default()).unwrap_err().to_string(),
+        "the tokenizer makes ids up to 50, but the table of tower `text` has 50 rows"
+    );
+    Engine::open(folder.path(), Options::default().unknown_ids(Modality::Text, UnknownId::Row(0))).unwrap();
+}
+
+#[test]
+fn values_that_are_not_finite_are_found_when_asked_for() {
+    let folder = copy("dense");
+    let path = folder.path().join("model.safetensors");
+    let mut weights = std::fs::read(&path).unwrap();
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, weights).unwrap();
+    Engine::open(folder.path(), Options::default()).unwrap();
+    let error = Engine::open(folder.path(), Options::default().validate_values(true)).unwrap_err();
+    assert!(error.to_string().contains("is NaN"), "{error}");
+}
+
+#[test]
+fn what_only_the_ranker_reads_can_be_supplied() {
+    let folder = copy("dense");
+    edit_config(&folder, |config| {
+        // Without its own behaviour tower, the query encoder reads the first 34 columns of its head.
+        config["encoders"]["query"]["towers"].as_array_mut().unwrap().pop();
+        config["encoders"]["query"]["head"][0] = serde_json::json!({"weight": "narrow"});
+        config["ignore"] = serde_json::json!(["query_head."]);
+    });
+    let golden = Golden::open("tests/golden/model/dense/model.safetensors");
+    let names = [
+        "text.weight",
+        "user.weight",
+        "taste.weight",
+        "taste.bias",
+        "query_head.weight",
+        "query_head.bias",
+        "item_head.weight",
+        "rank.0.weight",
+        "rank.0.bias",
+        "rank.1.weight",
+        "rank.1.bias",
+    ];
+    let mut tensors: std::collections::BTreeMap<String, common::Tensor> =
+        names.iter().map(|name| (name.to_string(), (golden.shape(name), golden.f32s(name)))).collect();
+    tensors.insert("narrow".into(), (vec![31, 34], common::values("narrow", 31 * 34)));
+    common::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+
+    let behaviour = common::values("behaviour", 12);
+    let with = [request(Some(&[4]), None, Some(&behaviour))];
+    let without = [request(Some(&[4]), None, None)];
+    assert_eq!(engine.encode_queries(&with).unwrap(), engine.encode_queries(&without).unwrap());
+    let alone = [request(None, None, Some(&behaviour))];
+    assert_eq!(
+        engine.encode_queries(&alone).unwrap_err().to_string(),
+        "query 0: nothing to encode: it has none of text, user"
+    );
+    let width = engine.ranker_width().unwrap();
+    let (mut vectors, mut data) = (vec![0.0; 4 * engine.dim()], vec![0.0; 4 * width]);
+    engine.encode_items_for_ranking(&products(), &mut vectors, &mut data).unwrap();
+    let catalogue = Catalogue::new(engine.metric(), engine.dim(), vec![4, 3, 2, 1], vectors).unwrap();
+    let hits = engine.search(&catalogue, &with, 4).unwrap();
+    let products = RowFeatures { width, data };
+    let scores = |requests: &[Request]| -> Vec<f32> {
+        engine.rank(requests, &hits, &products).unwrap()[0].iter().map(|ranked| ranked.rank_score).collect()
+    };
+    assert_ne!(scores(&with), scores(&without), "the ranker reads the behaviour");
+}
+
+#[test]
+fn equal_ranker_scores_go_by_id_and_numbers_only() {
     let engine = open("dense");
-    assert_eq!(engine.fingerprint().unwrap(), open("dense").fingerprint().unwrap());
-    assert_eq!(engine.fingerprint().unwrap().len(), 64);
-    assert_ne!(engine.fingerprint().unwrap(), open("bags").fingerprint().unwrap());
+    let catalogue = catalogue(&engine);
+    let one = [request(Some(&[1]), None, None)];
+    let hits = engine.search(&catalogue, &one, 4).unwrap();
+    let width = engine.ranker_width().unwrap();
+    let mut products = RowFeatures { width, data: vec![0.5; 4 * width] };
+    let ids: Vec<i64> =
+        engine.rank(&one, &hits, &products).unwrap()[0].iter().map(|ranked| ranked.hit.id).collect();
+    assert_eq!(ids, [10, 20, 30, 40]);
+    products.data[2 * width] = f32::NAN; // row 2 is product 20
+    let error = engine.rank(&one, &hits, &products).unwrap_err();
+    assert_eq!(error.to_string(), "the ranker scores product 20 as NaN");
+}
+
+#[test]
+fn weights_for_a_pooling_without_weights_name_their_row() {
+    let folder = copy("bags");
+    edit_config(&folder, |config| {
+        config["encoders"]["query"]["towers"][4]["pooling"] = "mean".into();
+        config["ranker"]["query_towers"][1]["pooling"] = "mean".into();
+    });
+    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    let items = |weights| Request {
+        behaviour: Some(Behaviour::Items { ids: vec![1, 2], weights }),
+        ..Request::default()
+    };
+    let mut requests = vec![items(None); 300];
+    engine.encode_queries(&requests).unwrap();
+    requests[299] = items(Some(vec![1.0, 2.0]));
+    assert_eq!(
+        engine.encode_queries(&requests).unwrap_err().to_string(),
+        "query 299: its items have weights, which tower `taste` does not take: it does not pool by sum"
+    );
+}
+
+#[test]
+fn unaligned_tables_give_the_same_vectors() {
+    // A header of another length moves every tensor off its alignment.
+    let folder = copy("dense");
+    let path = folder.path().join("model.safetensors");
+    let weights = std::fs::read(&path).unwrap();
+    let length = usize::try_from(u64::from_le_bytes(*weights.first_chunk().unwrap())).unwrap();
+    let mut moved = (length as u64 + 1).to_le_bytes().to_vec();
+    moved.extend_from_slice(&weights[8..8 + length]);
+    moved.push(b' ');
+    moved.extend_from_slice(&weights[8 + length..]);
+    std::fs::write(&path, moved).unwrap();
+    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    let requests = some_requests();
+    assert_eq!(engine.encode_queries(&requests).unwrap(), open("dense").encode_queries(&requests).unwrap());
+}
+
+#[test]
+fn answers_in_the_callers_slices_are_the_same() {
+    let engine = open("dense");
+    let catalogue = catalogue(&engine);
+    let requests = some_requests();
+    let (mut ids, mut scores, mut counts) = ([0; 5 * 6], [0.0; 5 * 6], [0; 5]);
+    engine.search_into(&catalogue, &requests, 6, &mut ids, &mut scores, &mut counts).unwrap();
+    assert_eq!(counts, [4; 5]);
+    for (row, hits) in engine.search(&catalogue, &requests, 6).unwrap().iter().enumerate() {
+        for (at, hit) in hits.iter().enumerate() {
+            assert_eq!((ids[row * 6 + at], scores[row * 6 + at]), (hit.id, hit.score));
+        }
+    }
+}
+
+#[test]
+fn a_batch_larger_than_memory_would_hold_is_refused() {
+    let engine = open("dense");
+    let features = Features::new(usize::MAX / 16 + 1);
+    let error = engine.encode_features(Side::Query, &features, &mut []).unwrap_err();
+    assert!(error.to_string().starts_with("the output slice has 0 values"), "{error}");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! The CPU backend of the engine: a model with heads and convolutions packed for the kernels, embedding tables read
 //! where the checkpoint has them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{EngineError, Side};
-use crate::cpu::embedding::{self, UnknownId, Values as TableValues};
+use super::options::UnknownIds;
+use super::{EngineError, RowError, Side};
+use crate::cpu::embedding::{self, Values as TableValues};
 use crate::cpu::head::{Head, Segment};
 use crate::cpu::linear::Linear;
 use crate::cpu::network::{PackError, PackedNetwork};
@@ -15,7 +15,7 @@ use crate::cpu::normalize::{NormalizeError, normalize_rows};
 use crate::cpu::{Isa, OpError};
 use crate::input::{Column, Features, Modality, Values};
 use crate::model::{
-    EncoderPlan, LinearPlan, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
+    EncoderPlan, LinearPlan, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
 };
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -24,7 +24,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Model {
     checkpoint: Arc<Checkpoint>,
-    unknown_ids: UnknownId,
+    unknown_ids: UnknownIds,
     isa: Isa,
     query: Encoder,
     item: Encoder,
@@ -105,10 +105,10 @@ impl Model {
     pub(crate) fn new(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
-        unknown_ids: UnknownId,
+        unknown_ids: UnknownIds,
         isa: Isa,
     ) -> Result<Model> {
-        let mut packer = Packer { checkpoint, networks: HashMap::new() };
+        let mut packer = Packer { checkpoint, networks: Vec::new() };
         let query = packer.encoder(&plan.query)?;
         let item = packer.encoder(&plan.item)?;
         let ranker = plan.ranker.as_ref().map(|ranker| packer.ranker(ranker)).transpose()?;
@@ -122,7 +122,7 @@ impl Model {
 
     /// The towers of one encoder.
     pub(crate) fn towers(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
-        self.run_towers(side, &self.encoder(side).towers, features, &[])
+        self.run_towers(side, self.encoder(side).towers.iter(), features, &[])
     }
 
     /// The towers of one side of the ranker; `encoder` holds the outputs of the same side's encoder towers.
@@ -132,12 +132,30 @@ impl Model {
         features: &Features,
         encoder: &[Output],
     ) -> Result<Vec<Output>> {
+        self.run_towers(side, self.ranker_side(side)?.iter(), features, encoder)
+    }
+
+    /// [`Model::ranker_towers`] that runs those encoder towers first that the ranker reads, and no other.
+    pub(crate) fn ranker_towers_alone(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
+        let towers = self.ranker_side(side)?;
+        let reads =
+            |at: usize| towers.iter().any(|t| matches!(t.op, Op::LinearOver { tower, .. } if tower == at));
+        let encoder = self.encoder(side).towers.iter().enumerate().map(|(at, tower)| match reads(at) {
+            true => Ok(self.run_towers(side, std::iter::once(tower), features, &[])?.remove(0)),
+            false => {
+                Ok(Output { modality: tower.input, width: tower.width, rows: Vec::new(), data: Vec::new() })
+            }
+        });
+        let encoder = encoder.collect::<Result<Vec<Output>>>()?;
+        self.ranker_towers(side, features, &encoder)
+    }
+
+    fn ranker_side(&self, side: Side) -> Result<&[Tower], EngineError> {
         let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
-        let towers = match side {
+        Ok(match side {
             Side::Query => &ranker.query,
             Side::Item => &ranker.item,
-        };
-        self.run_towers(side, towers, features, encoder)
+        })
     }
 
     /// The head over the towers' outputs, normalised, into `vectors`: `[batch, width]`.
@@ -189,10 +207,10 @@ impl Model {
         }
     }
 
-    fn run_towers(
+    fn run_towers<'a>(
         &self,
         side: Side,
-        towers: &[Tower],
+        towers: impl Iterator<Item = &'a Tower>,
         features: &Features,
         encoder: &[Output],
     ) -> Result<Vec<Output>> {
@@ -206,7 +224,10 @@ impl Model {
             }
             Ok(Output { modality, width: tower.width, rows, data })
         };
-        towers.iter().map(run).collect()
+        let outputs = towers.map(run).collect::<Result<_>>()?;
+        // Tables are read where the file is mapped: what was read from a file that changed is no answer.
+        self.checkpoint.unchanged()?;
+        Ok(outputs)
     }
 
     fn run_tower(
@@ -228,17 +249,18 @@ impl Model {
             (Op::LinearOver { tower: over, linear }, _) => {
                 linear.run(self.isa, rows.len(), &encoder[*over].data, output)
             }
-            (Op::Embedding(table), Values::Ids(ids)) => self
-                .table(table)
-                .and_then(|table| embedding::gather(self.isa, &table, ids, self.unknown_ids, output)),
+            (Op::Embedding(table), Values::Ids(ids)) => self.table(table).and_then(|table| {
+                embedding::gather(self.isa, &table, ids, self.unknown_ids[tower.input as usize], output)
+            }),
             (Op::Bag { rows: table, pooling, padding_id }, Values::Bags(bags)) => {
                 let bags = embedding::Bags {
                     offsets: &bags.offsets,
                     ids: &bags.ids,
                     weights: bags.weights.as_deref(),
                 };
+                let unknown = self.unknown_ids[tower.input as usize];
                 self.table(table).and_then(|table| {
-                    embedding::bags(self.isa, &table, bags, *pooling, *padding_id, self.unknown_ids, output)
+                    embedding::bags(self.isa, &table, bags, *pooling, *padding_id, unknown, output)
                 })
             }
             (Op::Network(network), Values::Pixels { height, width, data }) => {
@@ -261,7 +283,8 @@ impl Model {
         };
         result.map_err(|error| match error {
             OpError::UnknownId { row, id, rows: table, .. } => {
-                EngineError::UnknownId { side, row: rows[row], modality: tower.input, id, rows: table }
+                let source = RowError::UnknownId { modality: tower.input, id, rows: table };
+                EngineError::Row { side, row: rows[row], source }
             }
             error => EngineError::op(&tower.name)(error),
         })
@@ -286,18 +309,17 @@ fn in_place<'a>(view: &crate::weights::TensorView<'a>) -> Option<TableValues<'a>
 }
 
 fn no_direction(side: Side, error: NormalizeError) -> EngineError {
-    match error {
-        NormalizeError::Zero { row } => EngineError::NoDirection { side, row, position: 0, value: 0.0 },
-        NormalizeError::NotFinite { row, position, value } => {
-            EngineError::NoDirection { side, row, position, value }
-        }
-    }
+    let (row, source) = match error {
+        NormalizeError::Zero { row } => (row, RowError::Zero),
+        NormalizeError::NotFinite { row, position, value } => (row, RowError::NotFinite { position, value }),
+    };
+    EngineError::Row { side, row, source }
 }
 
 /// Packs weights; networks that several towers share are packed once.
 struct Packer<'a> {
     checkpoint: &'a Checkpoint,
-    networks: HashMap<String, Arc<PackedNetwork>>,
+    networks: Vec<(Network, Arc<PackedNetwork>)>,
 }
 
 impl Packer<'_> {
@@ -325,16 +347,17 @@ impl Packer<'_> {
                 Op::Bag { rows: self.rows(table)?, pooling: *pooling, padding_id: *padding_id }
             }
             TowerOp::Network(network) => {
-                // Networks with the same steps over the same tensors are the same.
-                let key = format!("{network:?}");
-                let packed = match self.networks.get(&key) {
-                    Some(packed) => packed.clone(),
+                let known = self.networks.iter().find(|(known, _)| known == network);
+                let packed = match known {
+                    Some((_, packed)) => packed.clone(),
                     None => Arc::new(PackedNetwork::new(network, self.checkpoint).map_err(|e| match e {
                         PackError::Weights(error) => Error::from(error),
                         PackError::Op(error) => EngineError::op(&plan.name)(error).into(),
                     })?),
                 };
-                self.networks.insert(key, packed.clone());
+                if known.is_none() {
+                    self.networks.push((network.clone(), packed.clone()));
+                }
                 Op::Network(packed)
             }
             TowerOp::Linear(linear) => Op::Linear(self.linear(linear)?),

@@ -3,29 +3,21 @@
 use super::Side;
 use crate::ErrorKind;
 use crate::cpu::OpError;
-use crate::input::Modality;
+use crate::input::{InputError, Modality};
 
 /// Why a call of the engine fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// A row carries no modality.
-    #[error("{side} {row} is empty: it has neither text, image, user nor behaviour")]
-    Empty {
+    /// One row of a batch is wrong; of several, the first that was found.
+    #[error("{side} {row}: {source}")]
+    Row {
         /// Which encoder.
         side: Side,
-        /// The batch row.
+        /// The row's position in the batch of the call.
         row: usize,
-    },
-    /// A row carries a modality that no tower of the encoder reads.
-    #[error("{side} {row} has {modality}, which no tower of the {side} encoder reads")]
-    Unread {
-        /// Which encoder.
-        side: Side,
-        /// The batch row.
-        row: usize,
-        /// What it carries.
-        modality: Modality,
+        /// Why.
+        source: RowError,
     },
     /// A ready-made tensor has another form than the encoder's towers read.
     #[error("{modality} features are {found}; the tower `{tower}` reads {expected}")]
@@ -38,32 +30,6 @@ pub enum EngineError {
         expected: String,
         /// What the column holds.
         found: String,
-    },
-    /// An id has no row in its table.
-    #[error("{side} {row}: {modality} id {id} is not in the table of {rows} rows")]
-    UnknownId {
-        /// Which encoder.
-        side: Side,
-        /// The batch row.
-        row: usize,
-        /// The column.
-        modality: Modality,
-        /// The id.
-        id: i64,
-        /// Rows of the table: ids run from 0 to `rows - 1`.
-        rows: usize,
-    },
-    /// The encoder's output has no direction: it is zero, or not finite.
-    #[error("{side} {row} encodes to a vector whose value {position} is {value}: it cannot be normalised")]
-    NoDirection {
-        /// Which encoder.
-        side: Side,
-        /// The batch row.
-        row: usize,
-        /// A position of the vector.
-        position: usize,
-        /// The value there.
-        value: f32,
     },
     /// The caller's slice has another length than the answer.
     #[error("the output slice has {found} values; {rows} rows of {width} need {expected}")]
@@ -101,21 +67,13 @@ pub enum EngineError {
         /// This model's fingerprint.
         expected: String,
     },
-    /// A ready-made tensor disagrees with what the op reads in a way that its shape does not show.
-    #[error("{what}: {source}")]
-    Op {
-        /// The tower or head.
-        what: String,
-        /// What the op found.
-        source: OpError,
-    },
-    /// The ranker reads nothing of what a request carries.
-    #[error("query {row} has nothing that the ranker reads: {reads}")]
-    NothingToRank {
-        /// The request.
+    /// A hit names a row that the catalogue does not have, or has under another id.
+    #[error("a hit names product {id} in row {row}, which the catalogue does not have there")]
+    OtherCatalogue {
+        /// The hit's row.
         row: usize,
-        /// The modalities that the ranker reads.
-        reads: String,
+        /// The hit's id.
+        id: i64,
     },
     /// The ranker's side of the products cannot come from this ranker.
     #[error("{values} ranker values in rows of {found}; the ranker reads rows of {expected}")]
@@ -127,13 +85,45 @@ pub enum EngineError {
         /// Values per row that the ranker reads.
         expected: usize,
     },
-    /// A hit is of a row that the products do not have.
-    #[error("a hit of row {row} among {rows} products: it is from another catalogue")]
-    UnknownRow {
-        /// The hit's row.
+    /// The ranker gives a product a score that is no number: its weights or the products' values are not finite.
+    #[error("the ranker scores product {id} as {value}")]
+    RankNotFinite {
+        /// The product.
+        id: i64,
+        /// The score.
+        value: f32,
+    },
+    /// The row that stands in for unknown ids is not in a tower's table.
+    #[error(
+        "row {row} stands in for unknown {modality} ids, but the table of tower `{tower}` has {rows} rows"
+    )]
+    DefaultRow {
+        /// The ids.
+        modality: Modality,
+        /// The tower.
+        tower: String,
+        /// The row.
         row: usize,
-        /// Rows of the products.
+        /// Rows of the table.
         rows: usize,
+    },
+    /// The tokenizer makes ids that a text tower has no row for.
+    #[error("the tokenizer makes ids up to {largest}, but the table of tower `{tower}` has {rows} rows")]
+    Vocabulary {
+        /// The tower.
+        tower: String,
+        /// The tokenizer's largest id.
+        largest: u32,
+        /// Rows of the table.
+        rows: usize,
+    },
+    /// An op refuses what a tower or head gives it.
+    #[error("{what}: {source}")]
+    Op {
+        /// The tower or head.
+        what: String,
+        /// What the op found.
+        source: OpError,
     },
     /// The query head has hidden layers or an activation, so a score has no exact parts.
     #[error("the query head is not one linear layer: a score does not split into parts")]
@@ -141,6 +131,9 @@ pub enum EngineError {
     /// The model has no ranker.
     #[error("the model has no ranker")]
     NoRanker,
+    /// A worker pool of no threads was asked for.
+    #[error("an engine needs at least one thread")]
+    NoThreads,
     /// A worker pool of the asked size cannot be made.
     #[error("cannot start {threads} threads: {reason}")]
     Threads {
@@ -151,16 +144,67 @@ pub enum EngineError {
     },
 }
 
+/// What is wrong with one row of a batch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowError {
+    /// The raw request cannot be read.
+    #[error(transparent)]
+    Input(InputError),
+    /// It carries nothing that the encoder reads.
+    #[error("nothing to encode: it has none of {reads}")]
+    Empty {
+        /// The modalities that the encoder reads.
+        reads: String,
+    },
+    /// It carries a modality that neither the encoder nor the ranker reads.
+    #[error("it has {modality}, but this side of the model reads only {reads}")]
+    Unread {
+        /// What it carries.
+        modality: Modality,
+        /// The modalities that are read.
+        reads: String,
+    },
+    /// An id has no row in its table.
+    #[error("{modality} id {id} is not in the table of {rows} rows")]
+    UnknownId {
+        /// The column.
+        modality: Modality,
+        /// The id.
+        id: i64,
+        /// Rows of the table: ids run from 0 to `rows - 1`.
+        rows: usize,
+    },
+    /// Its items have weights, and a tower pools them in a way that takes none.
+    #[error("its items have weights, which tower `{tower}` does not take: it does not pool by sum")]
+    Weights {
+        /// The tower.
+        tower: String,
+    },
+    /// The encoder's output is zero, which has no direction.
+    #[error("it encodes to a vector of zeros, which cannot be normalised")]
+    Zero,
+    /// The encoder's output is not finite.
+    #[error("it encodes to a vector with {value} at position {position}, which cannot be normalised")]
+    NotFinite {
+        /// A position of the vector.
+        position: usize,
+        /// The value there.
+        value: f32,
+    },
+    /// The ranker reads nothing of what the request carries.
+    #[error("nothing to rank by: it has none of {reads}")]
+    NothingToRank {
+        /// The modalities that the ranker reads.
+        reads: String,
+    },
+}
+
 impl EngineError {
     /// The error with its row counted from the start of a batch, of which the call handled the part from `first` on.
     pub(super) fn in_batch(mut self, first: usize) -> EngineError {
-        match &mut self {
-            EngineError::Empty { row, .. }
-            | EngineError::Unread { row, .. }
-            | EngineError::UnknownId { row, .. }
-            | EngineError::NoDirection { row, .. }
-            | EngineError::NothingToRank { row, .. } => *row += first,
-            _ => {}
+        if let EngineError::Row { row, .. } = &mut self {
+            *row += first;
         }
         self
     }
@@ -173,21 +217,21 @@ impl EngineError {
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            EngineError::Empty { .. }
-            | EngineError::Unread { .. }
+            EngineError::Row { source: RowError::Input(source), .. } => source.kind(),
+            EngineError::Row { .. }
             | EngineError::Form { .. }
-            | EngineError::UnknownId { .. }
-            | EngineError::NoDirection { .. }
             | EngineError::OutputLength { .. }
             | EngineError::HitLists { .. }
             | EngineError::CatalogueWidth { .. }
-            | EngineError::Op { .. }
-            | EngineError::NothingToRank { .. }
+            | EngineError::OtherModel { .. }
+            | EngineError::OtherCatalogue { .. }
             | EngineError::RankerRows { .. }
-            | EngineError::UnknownRow { .. }
-            | EngineError::OtherModel { .. } => ErrorKind::Caller,
+            | EngineError::DefaultRow { .. }
+            | EngineError::Op { .. }
+            | EngineError::NoThreads => ErrorKind::Caller,
+            EngineError::RankNotFinite { .. } | EngineError::Vocabulary { .. } => ErrorKind::CorruptData,
             EngineError::NotLinear | EngineError::NoRanker => ErrorKind::Unsupported,
-            EngineError::Threads { .. } => ErrorKind::OutOfMemory,
+            EngineError::Threads { .. } => ErrorKind::Overloaded,
         }
     }
 }

@@ -3,16 +3,16 @@
 //! The vector before normalisation is `v = sum over towers of W_t x_t + b`, so the cosine of a product `p` is
 //! `v . p / |v| = sum over towers of (W_t x_t . p) / |v| + b . p / |v|`: one term per tower and one for the bias.
 
-use super::{Engine, EngineError, Side, check_modalities, check_rows};
+use super::{Engine, EngineError, Side};
 use crate::Result;
-use crate::catalogue::{Catalogue, Hits, Metric};
+use crate::catalogue::{Catalogue, Hit, Metric};
 use crate::input::{Modality, Request};
 use crate::model::Normalize;
 
 /// The parts of one score. They sum to it, up to the rounding of the score itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Parts {
-    by_modality: [Option<f32>; 4],
+    by_modality: [Option<f32>; Modality::ALL.len()],
     bias: f32,
 }
 
@@ -38,13 +38,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::NotLinear`] if the query head has hidden layers or an activation, [`EngineError::HitLists`] if
-    /// `hits` is not one list per request, [`EngineError::UnknownRow`] for hits of another catalogue, else as
+    /// `hits` is not one list per request, [`EngineError::OtherCatalogue`] for hits of another catalogue, else as
     /// [`Engine::search`].
-    pub fn explain(
+    pub fn explain<H: AsRef<[Hit]> + Sync>(
         &self,
         catalogue: &Catalogue,
         requests: &[Request],
-        hits: &[Hits],
+        hits: &[H],
     ) -> Result<Vec<Vec<Parts>>> {
         self.check_catalogue(catalogue)?;
         let plan = &self.inner.plan.query;
@@ -54,33 +54,37 @@ impl Engine {
         if hits.len() != requests.len() {
             return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
         }
-        check_rows(hits.iter().flatten(), catalogue.len())?;
-        let features = self.preprocess(requests)?;
-        check_modalities(Side::Query, plan, &features)?;
+        let foreign = |hit: &&Hit| catalogue.ids().get(hit.row) != Some(&hit.id);
+        if let Some(hit) = hits.iter().flat_map(|hits| hits.as_ref()).find(foreign) {
+            return Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }.into());
+        }
         let model = &self.inner.model;
-        let terms = self.install(|| model.query_terms(&model.towers(Side::Query, &features)?))?;
         let zeros = vec![0.0; plan.width];
         let bias = model.query_bias().unwrap_or(&zeros);
         let scaled = plan.normalize == Normalize::L2 || catalogue.metric() == Metric::Cosine;
-        let explained = hits.iter().enumerate().map(|(row, hits)| {
-            let terms: Vec<(Modality, &[f32])> =
-                terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
-            let norm = if scaled { norm(&terms, bias) } else { 1.0 };
-            let explain = |row: usize| {
-                let product = catalogue.vector(row).unwrap_or(&[]); // the rows were checked
-                let mut by_modality = [None; 4];
-                for &(modality, term) in &terms {
-                    *by_modality[modality as usize].get_or_insert(0.0) += dot(term, product) / norm;
-                }
-                Parts {
-                    by_modality: by_modality.map(|part| part.map(to_f32)),
-                    bias: to_f32(dot(bias, product) / norm),
-                }
-            };
-            hits.iter().map(|hit| explain(hit.row)).collect()
-        });
-        Ok(explained.collect())
+        let mut explained = Vec::with_capacity(requests.len());
+        self.in_parts(Side::Query, requests, |part, features| {
+            let terms = model.query_terms(&model.towers(Side::Query, features)?)?;
+            for (row, hits) in hits[part].iter().enumerate() {
+                let terms: Vec<(Modality, &[f32])> =
+                    terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
+                let norm = if scaled { norm(&terms, bias) } else { 1.0 };
+                let products = hits.as_ref().iter().filter_map(|hit| catalogue.vector(hit.row));
+                explained.push(products.map(|product| parts(&terms, bias, norm, product)).collect());
+            }
+            Ok(())
+        })?;
+        Ok(explained)
     }
+}
+
+/// The parts of one product's score.
+fn parts(terms: &[(Modality, &[f32])], bias: &[f32], norm: f64, product: &[f32]) -> Parts {
+    let mut by_modality = [None; Modality::ALL.len()];
+    for &(modality, term) in terms {
+        *by_modality[modality as usize].get_or_insert(0.0) += dot(term, product) / norm;
+    }
+    Parts { by_modality: by_modality.map(|part| part.map(to_f32)), bias: to_f32(dot(bias, product) / norm) }
 }
 
 /// The L2 norm of the sum of all terms.

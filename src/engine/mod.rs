@@ -1,6 +1,7 @@
 //! The engine: a model opened on a device, and the one place that picks the backend.
 
 mod cpu;
+mod encode;
 mod error;
 mod explain;
 mod options;
@@ -10,21 +11,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use cpu::Model;
-pub use error::EngineError;
+pub use error::{EngineError, RowError};
 pub use explain::Parts;
-pub use options::{Device, Options, Source, UnknownId};
+pub use options::{Device, Options, Source, UnknownId, UnknownIds};
 pub use rank::RankedHit;
 
-use crate::catalogue::{Catalogue, Hit, Hits, Metric};
+#[cfg(doc)]
+use crate::Error;
+use crate::Result;
+use crate::catalogue::{Catalogue, Hits, Metric};
 use crate::cpu::Isa;
-use crate::input::{Features, Modality, Preprocessor, Request};
-use crate::model::{Config, EncoderPlan, Normalize, Plan};
+use crate::input::{Modality, Preprocessor, Request};
+use crate::model::{Config, EncoderPlan, ModelError, Normalize, Plan, TowerOp};
 use crate::weights::Checkpoint;
-use crate::{Error, Result};
-
-/// Rows that are decoded and encoded together: bounds the memory of a long list of requests. The result of a row does
-/// not depend on it.
-const ROWS_AT_ONCE: usize = 256;
 
 /// The two encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,12 +46,14 @@ impl std::fmt::Display for Side {
 /// A model opened on a device. Cheap to clone; every call takes `&self` and may run on any number of threads at once.
 ///
 /// A row's result does not depend on the other rows of its batch, on the number of threads or on the instruction set.
-#[derive(Debug, Clone)]
+///
+/// Under [`Source::Mmap`] the model's files must not be changed in place while it is open: replace them by rename. An
+/// encoding that meets a changed file fails with [`Error::Weights`] instead of answering from it.
+#[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     folder: PathBuf,
     config: Config,
@@ -61,7 +62,16 @@ struct Inner {
     preprocessor: Preprocessor,
     model: Model,
     pool: Option<rayon::ThreadPool>,
+    /// What the configuration and the tokenizer hash to; the weights join at the first call for the fingerprint.
+    files: blake3::Hasher,
     fingerprint: OnceLock<String>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (folder, device) = (&self.inner.folder, self.device());
+        f.debug_struct("Engine").field("folder", folder).field("device", &device).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -70,7 +80,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Model`] and [`Error::Weights`] for a folder that is not a model, with everything that is wrong at once;
-    /// [`Error::Input`] for its tokenizer; [`EngineError::Threads`].
+    /// [`Error::Input`] for its tokenizer; [`EngineError::Vocabulary`] for a tokenizer of another model,
+    /// [`EngineError::DefaultRow`] for options that the model's tables cannot follow, [`EngineError::NoThreads`] and
+    /// [`EngineError::Threads`].
     pub fn open(model: impl AsRef<Path>, options: Options) -> Result<Engine> {
         let folder = model.as_ref().to_path_buf();
         let config = Config::load(&folder)?;
@@ -80,15 +92,20 @@ impl Engine {
             checkpoint.validate_values()?;
         }
         let preprocessor = Preprocessor::open(&folder, &config.inputs)?;
+        let files = hash_files(&folder, &config)?;
+        let largest_token = preprocessor.text().map(|text| text.largest_id());
+        check_tables(&plan, &options.unknown_ids, largest_token)?;
         let pool = options.threads.map(pool).transpose()?;
-        let build = || Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best());
+        let build = || match options.device {
+            Device::Cpu => Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best()),
+        };
         let model = match &pool {
             Some(pool) => pool.install(build),
             None => build(),
         }?;
         checkpoint.unchanged()?; // what was packed is what was checked
         let fingerprint = OnceLock::new();
-        let inner = Inner { folder, config, plan, checkpoint, preprocessor, model, pool, fingerprint };
+        let inner = Inner { folder, config, plan, checkpoint, preprocessor, model, pool, files, fingerprint };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -131,75 +148,19 @@ impl Engine {
         }
     }
 
-    /// A hash of `config.json`, the tokenizer and the weights, in hexadecimal: vectors of models with different
-    /// fingerprints do not mix. The first call reads every weight.
+    /// A hash of `config.json`, the tokenizer and the weights as they were opened, in hexadecimal: vectors of models
+    /// with different fingerprints do not mix. The first call reads every weight.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if a mapped file was changed in place.
     pub fn fingerprint(&self) -> Result<&str> {
         if let Some(fingerprint) = self.inner.fingerprint.get() {
             return Ok(fingerprint);
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut files = vec!["config.json"];
-        files.extend(self.inner.config.inputs.text.as_ref().map(|text| text.tokenizer.as_str()));
-        for file in files {
-            let path = self.inner.folder.join(file);
-            let bytes =
-                std::fs::read(&path).map_err(|source| crate::model::ModelError::Io { path, source })?;
-            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
-        }
+        let mut hasher = self.inner.files.clone();
         hasher.update(&self.inner.checkpoint.fingerprint());
+        self.inner.checkpoint.unchanged()?;
         Ok(self.inner.fingerprint.get_or_init(|| hasher.finalize().to_hex().to_string()))
-    }
-
-    /// Encodes requests into vectors `[requests.len(), dim]`.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for a request that cannot be read, [`EngineError::Empty`], [`EngineError::Unread`],
-    /// [`EngineError::UnknownId`] and [`EngineError::NoDirection`] with the row.
-    pub fn encode_queries(&self, requests: &[Request]) -> Result<Vec<f32>> {
-        self.encode_all(Side::Query, requests)
-    }
-
-    /// [`Engine::encode_queries`] into the caller's `[requests.len(), dim]`.
-    ///
-    /// # Errors
-    /// As [`Engine::encode_queries`], and [`EngineError::OutputLength`].
-    pub fn encode_queries_into(&self, requests: &[Request], vectors: &mut [f32]) -> Result<()> {
-        self.encode_requests(Side::Query, requests, vectors, None)
-    }
-
-    /// Encodes products into vectors `[items.len(), dim]`.
-    ///
-    /// # Errors
-    /// As [`Engine::encode_queries`].
-    pub fn encode_items(&self, items: &[Request]) -> Result<Vec<f32>> {
-        self.encode_all(Side::Item, items)
-    }
-
-    /// [`Engine::encode_items`] into the caller's `[items.len(), dim]`.
-    ///
-    /// # Errors
-    /// As [`Engine::encode_queries_into`].
-    pub fn encode_items_into(&self, items: &[Request], vectors: &mut [f32]) -> Result<()> {
-        self.encode_requests(Side::Item, items, vectors, None)
-    }
-
-    /// Turns requests into the tensors that [`Engine::encode_features`] reads.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for a request that cannot be read, with its row.
-    pub fn preprocess(&self, requests: &[Request]) -> Result<Features> {
-        Ok(self.install(|| self.inner.preprocessor.features(requests))?)
-    }
-
-    /// Encodes ready-made tensors into the caller's `[features.batch(), dim]`.
-    ///
-    /// # Errors
-    /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read.
-    pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
-        let plan = self.encoder(side);
-        check_output(features.batch(), plan.width, vectors)?;
-        check_modalities(side, plan, features)?;
-        self.install(|| self.run(side, features, vectors, None))
     }
 
     /// The best `k` products of `catalogue` for each request.
@@ -212,59 +173,23 @@ impl Engine {
         Ok(self.install(|| catalogue.search(&vectors, k))?)
     }
 
-    fn encode_all(&self, side: Side, requests: &[Request]) -> Result<Vec<f32>> {
-        let mut vectors = vec![0.0; requests.len() * self.encoder(side).width]; // [rows, dim]
-        self.encode_requests(side, requests, &mut vectors, None)?;
-        Ok(vectors)
-    }
-
-    /// Encodes requests in bounded memory; `ranker_rows` as in [`Engine::encode_items_for_ranking`].
-    fn encode_requests(
+    /// [`Engine::search`] into the caller's slices, as [`Catalogue::search_into`] fills them: `ids` and `scores` are
+    /// `[requests.len(), k]`, `counts` is `[requests.len()]`.
+    ///
+    /// # Errors
+    /// As [`Engine::search`] and [`Catalogue::search_into`].
+    pub fn search_into(
         &self,
-        side: Side,
+        catalogue: &Catalogue,
         requests: &[Request],
-        vectors: &mut [f32],
-        mut ranker_rows: Option<&mut [f32]>,
+        k: usize,
+        ids: &mut [i64],
+        scores: &mut [f32],
+        counts: &mut [usize],
     ) -> Result<()> {
-        let plan = self.encoder(side);
-        check_output(requests.len(), plan.width, vectors)?;
-        let ranker_width = self.ranker_width().unwrap_or(0);
-        for first in (0..requests.len()).step_by(ROWS_AT_ONCE) {
-            let rows = first..requests.len().min(first + ROWS_AT_ONCE);
-            let vectors = &mut vectors[rows.start * plan.width..rows.end * plan.width];
-            let ranker_rows =
-                ranker_rows.as_mut().map(|all| &mut all[rows.start * ranker_width..rows.end * ranker_width]);
-            self.install(|| {
-                let features = self.inner.preprocessor.features(&requests[rows])?;
-                check_modalities(side, plan, &features)?;
-                self.run(side, &features, vectors, ranker_rows)
-            })
-            .map_err(|error| in_batch(error, first))?;
-        }
-        Ok(())
-    }
-
-    fn run(
-        &self,
-        side: Side,
-        features: &Features,
-        vectors: &mut [f32],
-        ranker_rows: Option<&mut [f32]>,
-    ) -> Result<()> {
-        let model = &self.inner.model;
-        let towers = model.towers(side, features)?;
-        model.finish(side, features.batch(), &towers, vectors)?;
-        let Some(ranker_rows) = ranker_rows else { return Ok(()) };
-        let width = self.ranker_width().unwrap_or(0);
-        let mut first = 0;
-        ranker_rows.fill(0.0);
-        for tower in model.ranker_towers(side, features, &towers)? {
-            for (&row, values) in tower.rows.iter().zip(tower.data.chunks_exact(tower.width)) {
-                ranker_rows[row * width + first..][..tower.width].copy_from_slice(values);
-            }
-            first += tower.width;
-        }
-        Ok(())
+        self.check_catalogue(catalogue)?;
+        let vectors = self.encode_queries(requests)?;
+        Ok(self.install(|| catalogue.search_into(&vectors, k, ids, scores, counts))?)
     }
 
     fn encoder(&self, side: Side) -> &EncoderPlan {
@@ -290,50 +215,51 @@ impl Engine {
     }
 }
 
+/// What `config.json` and the tokenizer hash to, each with its length before it.
+fn hash_files(folder: &Path, config: &Config) -> Result<blake3::Hasher> {
+    let mut hasher = blake3::Hasher::new();
+    let tokenizer = config.inputs.text.as_ref().map(|text| text.tokenizer.as_str());
+    for file in ["config.json"].into_iter().chain(tokenizer) {
+        let path = folder.join(file);
+        let bytes = std::fs::read(&path).map_err(|source| ModelError::Io { path, source })?;
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+    }
+    Ok(hasher)
+}
+
+/// Every table has the rows that the tokenizer and the caller's policy for unknown ids need.
+fn check_tables(
+    plan: &Plan,
+    unknown_ids: &UnknownIds,
+    largest_token: Option<u32>,
+) -> Result<(), EngineError> {
+    let ranker = plan.ranker.iter().flat_map(|ranker| ranker.query_towers.iter().chain(&ranker.item_towers));
+    for tower in plan.query.towers.iter().chain(&plan.item.towers).chain(ranker) {
+        let (TowerOp::Embedding(table) | TowerOp::EmbeddingBag { table, .. }) = &tower.op else { continue };
+        let (modality, rows) = (tower.input, table.rows);
+        match (unknown_ids[modality as usize], largest_token) {
+            (UnknownId::Row(row), _) if row >= rows => {
+                return Err(EngineError::DefaultRow { modality, tower: tower.name.clone(), row, rows });
+            }
+            (UnknownId::Refuse, Some(largest))
+                if modality == Modality::Text
+                    && usize::try_from(largest).is_ok_and(|largest| largest >= rows) =>
+            {
+                return Err(EngineError::Vocabulary { tower: tower.name.clone(), largest, rows });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    if threads == 0 {
+        return Err(EngineError::NoThreads.into());
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("mercer-{index}"))
         .build()
         .map_err(|error| EngineError::Threads { threads, reason: error.to_string() }.into())
-}
-
-fn check_output(rows: usize, width: usize, vectors: &[f32]) -> Result<(), EngineError> {
-    let (found, expected) = (vectors.len(), rows * width);
-    if found == expected { Ok(()) } else { Err(EngineError::OutputLength { found, expected, rows, width }) }
-}
-
-/// Every hit is of one of `rows` products.
-fn check_rows<'a>(hits: impl IntoIterator<Item = &'a Hit>, rows: usize) -> Result<(), EngineError> {
-    match hits.into_iter().find(|hit| hit.row >= rows) {
-        Some(hit) => Err(EngineError::UnknownRow { row: hit.row, rows }),
-        None => Ok(()),
-    }
-}
-
-/// Every row has a modality, and a tower reads each one that it has.
-fn check_modalities(side: Side, plan: &EncoderPlan, features: &Features) -> Result<(), EngineError> {
-    let mut seen = vec![false; features.batch()];
-    for modality in Modality::ALL {
-        let Some(column) = features.column(modality) else { continue };
-        if !plan.reads(modality) {
-            return Err(EngineError::Unread { side, row: column.rows()[0], modality });
-        }
-        for &row in column.rows() {
-            seen[row] = true;
-        }
-    }
-    match seen.iter().position(|&seen| !seen) {
-        Some(row) => Err(EngineError::Empty { side, row }),
-        None => Ok(()),
-    }
-}
-
-/// An error of a part of a batch, with the row's number in the whole batch.
-fn in_batch(error: Error, first: usize) -> Error {
-    match error {
-        Error::Engine(error) => error.in_batch(first).into(),
-        Error::Input(error) => error.in_batch(first).into(),
-        other => other,
-    }
 }

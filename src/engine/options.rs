@@ -1,7 +1,11 @@
 //! How a model is opened.
 
 pub use crate::cpu::embedding::UnknownId;
+use crate::input::Modality;
 pub use crate::weights::Source;
+
+/// What an id beyond its table means, per modality.
+pub type UnknownIds = [UnknownId; Modality::ALL.len()];
 
 /// Where the work runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub struct Options {
     pub source: Source,
     /// Whether to look for NaN and infinities in every weight at open.
     pub validate_values: bool,
-    /// What an id beyond its table means.
-    pub unknown_ids: UnknownId,
+    /// What an id beyond its table means, per modality in the order of [`Modality::ALL`].
+    pub unknown_ids: UnknownIds,
 }
 
 impl Options {
@@ -53,9 +57,9 @@ impl Options {
         self
     }
 
-    /// Sets what an id beyond its table means.
-    pub fn unknown_ids(mut self, policy: UnknownId) -> Options {
-        self.unknown_ids = policy;
+    /// Sets what an id of `modality` beyond its table means.
+    pub fn unknown_ids(mut self, modality: Modality, policy: UnknownId) -> Options {
+        self.unknown_ids[modality as usize] = policy;
         self
     }
 }

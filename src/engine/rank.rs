@@ -1,14 +1,13 @@
 //! The ranker: a second opinion on retrieved products, from both sides' towers in one head.
 
-use std::collections::BTreeSet;
-
 use super::cpu::{Model, Output};
-use super::{Engine, EngineError, Side, check_output, check_rows};
+use super::encode::{check_output, modalities, names};
+use super::{Engine, EngineError, RowError, Side};
 use crate::Result;
 use crate::catalogue::Hit;
 use crate::catalogue::store::RowFeatures;
 use crate::cpu::head::Segment;
-use crate::input::Request;
+use crate::input::{Features, Modality, Request};
 use crate::model::{RankerPlan, TowerPlan};
 
 /// A retrieved product with the ranker's score.
@@ -28,8 +27,7 @@ impl Engine {
     }
 
     /// [`Engine::encode_items_into`] that also gives the ranker's side of each product, `[items.len(), ranker_width]`;
-    /// what towers share is computed once. A modality that a product lacks leaves zeros, which the ranker's first,
-    /// linear layer cannot tell from a skipped tower.
+    /// what towers share is computed once. Where a product lacks a modality, the ranker's tower of it gives zeros.
     ///
     /// # Errors
     /// As [`Engine::encode_items_into`]; [`EngineError::NoRanker`].
@@ -46,13 +44,13 @@ impl Engine {
 
     /// Scores each request's retrieved products with the ranker and orders them by that score, best first, then id
     /// ascending. A list of hits is the answer of a search, or any choice of rows. `products` holds the ranker's side of
-    /// every row of the catalogue. The ranker reads the modalities that its towers name; what else a request carries
-    /// took part in the retrieval only.
+    /// every row of the catalogue that the hits are from, which cannot be checked here. The ranker reads the modalities
+    /// that its towers name; what else a request carries took part in the retrieval only.
     ///
     /// # Errors
     /// [`EngineError::NoRanker`], [`EngineError::HitLists`], [`EngineError::RankerRows`] if `products` cannot come from
-    /// this ranker, [`EngineError::UnknownRow`] if it lacks a hit's row, [`EngineError::NothingToRank`] for a request
-    /// without any modality that the ranker reads, else as [`Engine::encode_queries`].
+    /// this ranker, [`EngineError::OtherCatalogue`] if it lacks a hit's row, [`RowError::NothingToRank`] for a request
+    /// without any modality that the ranker reads, [`EngineError::RankNotFinite`], else as [`Engine::encode_queries`].
     pub fn rank<H: AsRef<[Hit]> + Sync>(
         &self,
         requests: &[Request],
@@ -69,35 +67,51 @@ impl Engine {
             let (found, values) = (products.width, products.data.len());
             return Err(EngineError::RankerRows { found, values, expected: width }.into());
         }
-        check_rows(hits.iter().flat_map(|hits| hits.as_ref()), rows)?;
-        let features = self.preprocess(requests)?;
-        for row in 0..requests.len() {
-            let reads = |tower: &TowerPlan| {
-                features.column(tower.input).is_some_and(|column| column.rows().binary_search(&row).is_ok())
-            };
-            if !plan.query_towers.is_empty() && !plan.query_towers.iter().any(reads) {
-                let names: BTreeSet<&str> =
-                    plan.query_towers.iter().map(|tower| tower.input.name()).collect();
-                let reads = names.into_iter().collect::<Vec<_>>().join(", ");
-                return Err(EngineError::NothingToRank { row, reads }.into());
-            }
+        if let Some(hit) = hits.iter().flat_map(|hits| hits.as_ref()).find(|hit| hit.row >= rows) {
+            return Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }.into());
         }
-        self.install(|| {
-            let model = &self.inner.model;
-            let encoder = model.towers(Side::Query, &features)?;
-            let towers = model.ranker_towers(Side::Query, &features, &encoder)?;
-            let ranked = hits.iter().enumerate().map(|(row, hits)| {
+        let model = &self.inner.model;
+        let mut ranked = Vec::with_capacity(requests.len());
+        self.in_parts(Side::Query, requests, |part, features| {
+            check_has_any(plan, features)?;
+            let towers = model.ranker_towers_alone(Side::Query, features)?;
+            for (row, hits) in hits[part].iter().enumerate() {
                 let hits = hits.as_ref();
                 let scores = rank_row(model, plan, &towers, row, hits, products)?;
-                let pairs = hits.iter().zip(scores);
-                let mut ranked: Vec<RankedHit> =
-                    pairs.map(|(&hit, rank_score)| RankedHit { hit, rank_score }).collect();
-                ranked.sort_by(|a, b| b.rank_score.total_cmp(&a.rank_score).then(a.hit.id.cmp(&b.hit.id)));
-                Ok(ranked)
-            });
-            ranked.collect()
-        })
+                ranked.push(in_order(hits, &scores)?);
+            }
+            Ok(())
+        })?;
+        Ok(ranked)
     }
+}
+
+/// Every row has a modality that the ranker's query towers read, if there are any.
+fn check_has_any(plan: &RankerPlan, features: &Features) -> Result<(), EngineError> {
+    let reads = modalities(&plan.query_towers);
+    let has = |row: usize, modality: &Modality| {
+        features.column(*modality).is_some_and(|column| column.rows().binary_search(&row).is_ok())
+    };
+    let lacks_all = |row: &usize| !reads.is_empty() && !reads.iter().any(|modality| has(*row, modality));
+    match (0..features.batch()).find(lacks_all) {
+        Some(row) => {
+            let source = RowError::NothingToRank { reads: names(&reads) };
+            Err(EngineError::Row { side: Side::Query, row, source })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Hits with their scores, best first; scores compare as numbers, so that -0 equals +0.
+fn in_order(hits: &[Hit], scores: &[f32]) -> Result<Vec<RankedHit>, EngineError> {
+    let pairs = hits.iter().zip(scores);
+    if let Some((hit, &value)) = pairs.clone().find(|(_, score)| !score.is_finite()) {
+        return Err(EngineError::RankNotFinite { id: hit.id, value });
+    }
+    let mut ranked: Vec<RankedHit> = pairs.map(|(&hit, &rank_score)| RankedHit { hit, rank_score }).collect();
+    ranked
+        .sort_by(|a, b| (b.rank_score + 0.0).total_cmp(&(a.rank_score + 0.0)).then(a.hit.id.cmp(&b.hit.id)));
+    Ok(ranked)
 }
 
 /// The ranker's scores of request `row` with each of its hits.

@@ -264,14 +264,6 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// The error with its row counted from the start of a batch, of which the call handled the part from `first` on.
-    pub(crate) fn in_batch(self, first: usize) -> InputError {
-        match self {
-            InputError::Row { row, source } => InputError::Row { row: row + first, source },
-            other => other,
-        }
-    }
-
     /// The class of the error. A broken image, tokenizer or configuration is corrupt data; a line of a JSON-lines file
     /// is the caller's own words.
     pub fn kind(&self) -> ErrorKind {

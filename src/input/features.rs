@@ -74,13 +74,13 @@ impl Column {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
     batch: usize,
-    columns: [Option<Column>; 4],
+    columns: [Option<Column>; Modality::ALL.len()],
 }
 
 impl Features {
     /// A batch of `batch` rows that have no modality yet.
     pub fn new(batch: usize) -> Features {
-        Features { batch, columns: [None, None, None, None] }
+        Features { batch, columns: [const { None }; Modality::ALL.len()] }
     }
 
     /// Number of rows.

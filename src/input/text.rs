@@ -47,6 +47,11 @@ impl TextPreprocessor {
         })
     }
 
+    /// The largest id that [`TextPreprocessor::ids`] gives.
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.get_vocab(true).values().copied().max().unwrap_or(0)
+    }
+
     /// The token ids of `text`, at least one and at most `max_tokens`. [`Truncation::KeepFirst`] counts special tokens
     /// like any other, so a closing one may be cut off.
     ///

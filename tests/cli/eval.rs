@@ -126,9 +126,9 @@ fn queries_that_say_nothing_are_refused_with_their_line() {
         (json!({"text": "lamp", "item": known, "label": 2}), "field label: expected 0 or 1"),
         (
             json!({"match": {"color": "black"}}),
-            "the query is empty: it has neither text, image, user nor behaviour",
+            "nothing to encode: it has none of text, image, user, behaviour",
         ),
-        (json!({"user": 999_999, "relevant": [known]}), "the query: user id 999999 is not in the table of"),
+        (json!({"user": 999_999, "relevant": [known]}), "user id 999999 is not in the table of"),
     ];
     for (query, message) in cases {
         let run = eval(&shop, &[json!({"text": "lamp", "relevant": [known]}), query], &[]);

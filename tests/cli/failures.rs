@@ -133,10 +133,10 @@ fn ids_beyond_their_table() {
     let users =
         run.stderr.split("table of ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap();
     let hint = format!("ids run from 0 to {}", users - 1);
-    run.fails(1, &format!("the query: user id 1000000 is not in the table of {users} rows"), Some(&hint));
+    run.fails(1, &format!("user id 1000000 is not in the table of {users} rows"), Some(&hint));
     mercer(["search", "--user", "-1"]).fails(
         1,
-        &format!("the query: user id -1 is not in the table of {users} rows"),
+        &format!("user id -1 is not in the table of {users} rows"),
         Some(&hint),
     );
 }
@@ -157,13 +157,10 @@ fn catalogues_that_are_wrong_are_told_by_their_line() {
             ),
         ),
         (r#"{"text": "lamp"}"#, format!("{path}:3: a product needs an id")),
-        (
-            r#"{"id": 2, "title": "lamp"}"#,
-            format!("{path}:3: the item is empty: it has neither text, image, user nor behaviour"),
-        ),
+        (r#"{"id": 2, "title": "lamp"}"#, format!("{path}:3: nothing to encode: it has none of text, image")),
         (
             r#"{"id": 2, "user": 3}"#,
-            format!("{path}:3: the item has user, which no tower of the item encoder reads"),
+            format!("{path}:3: it has user, but this side of the model reads only text, image"),
         ),
         (
             r#"{"id": 2, "image": "missing.png"}"#,
@@ -189,7 +186,7 @@ fn a_row_far_into_a_catalogue_is_told_by_its_own_line() {
     shop.write("catalogue.jsonl", &(lines + "{\"id\": 150}\n"));
     shop.run("search", &["lamp"]).fails(
         1,
-        &format!("{path}:151: the item is empty: it has neither text, image, user nor behaviour"),
+        &format!("{path}:151: nothing to encode: it has none of text, image"),
         None,
     );
 }
@@ -199,6 +196,6 @@ fn the_ranker_has_nothing_to_read() {
     let shop = Shop::new();
     let run = shop.run("search", &["--image", &format!("{MODEL}/photos/001.png"), "--rerank"]);
     assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
-    assert!(run.stderr.contains("error: the query has nothing that the ranker reads: "), "{}", run.stderr);
+    assert!(run.stderr.contains("error: nothing to rank by: it has none of "), "{}", run.stderr);
     assert!(run.stderr.ends_with("hint: leave --rerank out\n"), "{}", run.stderr);
 }

@@ -21,6 +21,7 @@ def make(seed: int) -> list[dict]:
         for color in _colors(rng, category):
             products.append(_product(rng, category, color))
     rng.shuffle(products)
+    _add_stripes(random.Random(seed + 1), products)
     next_id = FIRST_ID
     lines = []
     for row, product in enumerate(products):
@@ -33,6 +34,18 @@ def make(seed: int) -> list[dict]:
         }
         lines.append(first | product | {"held_out": rng.random() < HELD_OUT_SHARE})
     return lines
+
+
+def _add_stripes(rng: random.Random, products: list[dict]) -> None:
+    """Sees to it that what comes in stripes does so in every colour: people ask for it."""
+    for category in CATEGORIES.values():
+        for color in COLORS:
+            same = [p for p in products if p["category"] == category.key and p["color"] == color]
+            patterns = [p["pattern"] for p in same]
+            if "stripes" in category.patterns and "stripes" not in patterns:
+                product = same[patterns.index("solid") if "solid" in patterns else 0]
+                product["pattern"] = "stripes"
+                product["title"], product["text"] = _titles(rng, product)
 
 
 def _colors(rng: random.Random, category: lexicon.Category) -> list[str]:

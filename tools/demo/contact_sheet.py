@@ -8,12 +8,13 @@ from PIL import Image
 import catalogue
 import draw
 import lexicon
+from data import SEED
 
 
 def main(path: str) -> None:
     """Seven shop pictures, two photos and a swatch of every category, one row each, two categories side by side."""
     rng = random.Random(5)
-    products = catalogue.make(7)
+    products = catalogue.make(SEED)
     cell, columns = 68, 10
     names = list(lexicon.CATEGORIES)
     sheet = Image.new("RGB", (cell * columns * 2, cell * ((len(names) + 1) // 2)), "white")
@@ -25,7 +26,7 @@ def main(path: str) -> None:
         ]
         for column, image in enumerate(images):
             sheet.paste(image.convert("RGB"), (((at % 2) * columns + column) * cell, at // 2 * cell))
-    sheet.resize((sheet.width, sheet.height)).save(path)
+    sheet.save(path)
 
 
 if __name__ == "__main__":

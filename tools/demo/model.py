@@ -11,7 +11,7 @@ from torch import nn
 
 DIM = 128
 TEXT_WIDTH, IMAGE_WIDTH, USER_WIDTH, TASTE_WIDTH = 96, 96, 48, 48
-RANKER_USER, RANKER_TASTE, RANKER_IMAGE, RANKER_HIDDEN = 32, 32, 48, 96
+RANKER_USER, RANKER_TASTE, RANKER_IMAGE, RANKER_HIDDEN = 32, 32, 48, 192
 
 LAYERS = [
     {"op": "conv", "name": "conv1", "out_channels": 16, "kernel": 5, "stride": 2, "padding": 2},

@@ -19,10 +19,9 @@ from data import SEED, Shop
 from model import RANKER_HIDDEN, RANKER_TASTE, RANKER_USER, Bags, Model, Ranker
 from queries import negative, past
 
-EPOCHS = 14
+EPOCHS = 24
 BATCH = 512
-RATE = 3e-3
-WEIGHT_DECAY = 3e-5
+RATE = 8e-3
 
 
 class Features:
@@ -118,7 +117,7 @@ def train(model: Model, shop: Shop, pairs: list[dict], hidden: int = RANKER_HIDD
     generator = torch.Generator().manual_seed(SEED + 1)
     features = Features(model, shop)
     ranker = Ranker(users.TRAINING_USERS, users.BEHAVIOUR_LENGTH, hidden)
-    optimizer = torch.optim.Adam(ranker.parameters(), RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.Adam(ranker.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     labels = np.array([pair["label"] for pair in pairs])
     for epoch in range(1, epochs + 1):

@@ -48,7 +48,8 @@ On the files as shipped (weights rounded to F16, then computed in f32), over the
 
 A product is a right answer if it has the category and colour asked for (and, for a fabric close-up, the pattern); for
 users, if it is among the clicks to come. Text queries use phrases or pairs of category and colour that training never
-used, pictures show products that it never saw. recall@10 is the share of all right answers that are in the first ten.
+used, pictures show products that it never saw. recall@10 is the share of all right answers that are in the first ten,
+hit@10 the share of queries with at least one of them there. Settings were chosen while watching these same figures.
 
 {retrieval}
 
@@ -61,6 +62,10 @@ The ranker, on clicks that training never saw and as many products that the same
 the same category):
 
 {ranker}
+
+The ranker's hidden layer is what lets it relate a request to a product: one linear layer over the concatenation adds
+the same to every product of a request, so it can only rank by products. `make.py train` trains that one too and prints
+its figures, which stay close to chance.
 """
 
 

@@ -21,12 +21,13 @@ from model import IMAGE_WIDTH, TASTE_WIDTH, USER_WIDTH, Bags, Model
 from queries import past
 
 BATCH = 192
-EPOCHS = 16
-PASSES = 5  # over the products, in one epoch
-RATE = 2.5e-3
+EPOCHS = 24
+STEPS = 60  # in one epoch
+CATEGORIES_OF_NARROW_BATCH = 5
+RATE = 3.5e-3
 TABLE_RATE = 8e-3  # for embedding tables: a row moves only when its id occurs
 TEMPERATURE = 0.06
-USER_WEIGHT = 0.5
+USER_WEIGHT = 0.8
 ATTRIBUTES = ["category", "color", "pattern", "material", "style", "tier"]
 
 
@@ -50,9 +51,18 @@ class Sampler:
                 self.fans.setdefault(row, []).append(number)
 
     def epoch(self) -> list[np.ndarray]:
-        """Every training product `PASSES` times, in batches."""
-        rows = np.concatenate([self.numpy.permutation(self.shop.train_rows) for _ in range(PASSES)])
-        return [rows[at : at + BATCH] for at in range(0, len(rows) - BATCH // 2, BATCH)]
+        """Batches of products: from the whole shop and, every third one, from a few categories only.
+
+        Among products of few categories it is colour, pattern, material and style that tell them apart.
+        """
+        batches = []
+        for number in range(STEPS):
+            rows = self.shop.train_rows
+            if number % 3 == 2:
+                narrow = self.numpy.choice(len(self.by_category), CATEGORIES_OF_NARROW_BATCH, replace=False)
+                rows = np.concatenate([self.by_category[category] for category in narrow])
+            batches.append(self.numpy.choice(rows, BATCH, replace=False))
+        return batches
 
     def _photo(self, row: int) -> np.ndarray:
         return self.photos.products[self.place[row], self.rng.randrange(PHOTOS_PER_PRODUCT)]
@@ -70,23 +80,29 @@ class Sampler:
         tokens = self.shop.tokens(text.phrase(self.rng, product, attributes))
         return text.split_some(self.rng, self.shop.tokenizer, tokens, 0.06), attributes
 
+    def _some_attributes(self, row: int) -> list[str]:
+        """As `text.some_attributes`, but a pattern is named more often where there is one to see."""
+        attributes = text.some_attributes(self.rng)
+        share = 0.1 if self.shop.products[row]["pattern"] == "solid" else 0.5
+        return [a for a in attributes if a != "pattern"] + ["pattern"] * (self.rng.random() < share)
+
     def content(self, row: int) -> tuple[list[int] | None, np.ndarray | None, list[str]]:
         """Tokens, picture, and which attributes a product must share to be as good an answer."""
         kind = self.rng.random()
         shown = ["category", "color", "pattern"]
-        if kind < 0.40:
-            tokens, named = self._words(row, text.some_attributes(self.rng))
+        if kind < 0.28:
+            tokens, named = self._words(row, self._some_attributes(row))
             return tokens, None, named
-        if kind < 0.67:
+        if kind < 0.63:
             return None, self._photo(row), shown
-        if kind < 0.74:
-            tokens, named = self._words(row, text.some_attributes(self.rng))
+        if kind < 0.69:
+            tokens, named = self._words(row, self._some_attributes(row))
             return tokens, self._photo(row), sorted(set(shown + named))
-        if kind < 0.88:
+        if kind < 0.86:
             other = self.rng.choice(self.by_category[self.shop.table[row, 0]])
             words = text.recolor_phrase(self.rng, self.shop.products[row]["color"])
             return self.shop.tokens(words), self._photo(other), ["category", "color"]
-        if kind < 0.98:
+        if kind < 0.97:
             tokens, named = self._words(
                 row, ["category"] + [a for a in ("material", "style") if self.rng.random() < 0.15]
             )
@@ -177,7 +193,7 @@ def train(shop: Shop, photos: Photos, questions: evaluate.Questions, epochs: int
         p for name, p in model.named_parameters() if name not in ("text.weight", "user.weight") and "ranker" not in name
     ]
     optimizer = torch.optim.Adam([{"params": tables}, {"params": others}])
-    steps = epochs * len(sampler.epoch())
+    steps = epochs * STEPS
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [TABLE_RATE, RATE], total_steps=steps, pct_start=0.15)
     for epoch in range(1, epochs + 1):
         start, total = time.time(), 0.0

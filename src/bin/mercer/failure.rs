@@ -2,7 +2,7 @@
 
 use mercer::Error;
 use mercer::catalogue::CatalogueError;
-use mercer::engine::EngineError;
+use mercer::engine::{EngineError, RowError};
 use mercer::input::InputError;
 use mercer::model::ModelError;
 use mercer::weights::WeightsError;
@@ -92,13 +92,9 @@ fn hint(error: &Error) -> Option<String> {
         | Error::Weights(WeightsError::Mismatch { .. } | WeightsError::NonFinite { .. }) => {
             "`mercer inspect --model DIR` lists all that is wrong".into()
         }
-        Error::Engine(EngineError::UnknownId { rows, .. }) => {
-            format!("ids run from 0 to {}", rows.saturating_sub(1))
-        }
+        Error::Engine(EngineError::Row { source, .. }) => return row_hint(source),
         Error::Engine(EngineError::OtherModel { .. }) => AGAIN.into(),
-        Error::Engine(EngineError::NothingToRank { .. } | EngineError::NoRanker) => {
-            "leave --rerank out".into()
-        }
+        Error::Engine(EngineError::NoRanker) => "leave --rerank out".into(),
         Error::Catalogue(CatalogueError::NotACatalogue { .. }) => {
             "`mercer index --catalogue FILE.jsonl --output DIR` makes an index".into()
         }
@@ -112,11 +108,20 @@ fn hint(error: &Error) -> Option<String> {
     })
 }
 
-fn input_hint(error: &InputError) -> Option<String> {
+fn row_hint(error: &RowError) -> Option<String> {
     match error {
-        InputError::Row { source, .. } if matches!(**source, InputError::Read { .. }) => {
+        RowError::UnknownId { rows, .. } => Some(format!("ids run from 0 to {}", rows.saturating_sub(1))),
+        RowError::NothingToRank { .. } => Some("leave --rerank out".into()),
+        RowError::Input(InputError::Read { .. }) => {
             Some("a photo's path counts from the folder of the file that names it, --image from here".into())
         }
+        RowError::Input(error) => input_hint(error),
+        _ => None,
+    }
+}
+
+fn input_hint(error: &InputError) -> Option<String> {
+    match error {
         InputError::Row { source, .. } | InputError::File { source, .. } => input_hint(source),
         InputError::NotAnImage { .. } | InputError::ImageFormat { .. } => {
             Some("images are JPEG, PNG or WebP files".into())

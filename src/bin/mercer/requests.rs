@@ -72,17 +72,8 @@ impl Requests {
 
     /// The failure of a chunk that starts at row `first`, with the file and line of the row to blame.
     fn located(&self, error: Error, first: usize) -> Failure {
-        let row = match &error {
-            Error::Input(InputError::Row { row, .. })
-            | Error::Engine(
-                EngineError::Empty { row, .. }
-                | EngineError::Unread { row, .. }
-                | EngineError::UnknownId { row, .. }
-                | EngineError::NoDirection { row, .. }
-                | EngineError::NothingToRank { row, .. },
-            ) => first + row,
-            _ => return error.into(),
-        };
+        let Error::Engine(EngineError::Row { row, .. }) = &error else { return error.into() };
+        let row = first + row;
         of_one(error).at(&place(&self.path, self.lines[row]))
     }
 }
@@ -95,36 +86,8 @@ pub fn place(path: &Path, line: usize) -> String {
 /// The failure of a single request, told without its number in a batch, which would say nothing.
 pub fn of_one(error: Error) -> Failure {
     let message = match &error {
-        Error::Input(InputError::Row { source, .. }) => source.to_string(),
-        Error::Engine(error) => unnumbered(&error.to_string()),
+        Error::Engine(EngineError::Row { source, .. }) => source.to_string(),
         _ => return error.into(),
     };
     Failure::from(error).told(message)
-}
-
-/// `query 0 is empty` as `the query is empty`.
-fn unnumbered(message: &str) -> String {
-    for side in ["query", "item"] {
-        let number = message.strip_prefix(side).and_then(|rest| rest.strip_prefix(' '));
-        if let Some(rest) = number.map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit())) {
-            return format!("the {side}{rest}");
-        }
-    }
-    message.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn unnumbered() {
-        let cases = [
-            ("query 0 is empty: 1 of 2", "the query is empty: 1 of 2"),
-            ("item 41: user id 7 is not in the table", "the item: user id 7 is not in the table"),
-            ("no rows", "no rows"),
-            ("itemised 3", "itemised 3"),
-        ];
-        for (message, expected) in cases {
-            assert_eq!(super::unnumbered(message), expected);
-        }
-    }
 }
