@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a benchmark that cannot run must stop
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use mercer::cpu::normalize::normalize_rows;
+use mercer::cpu::normalize::normalize;
 use mercer::cpu::score::score_scalar;
 use mercer::{Catalogue, Metric};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ fn check(catalogue: &Catalogue, queries: &[f32]) {
     let dim = catalogue.dim();
     let answers = catalogue.search(queries, K).unwrap();
     let mut query = queries[..dim].to_vec();
-    normalize_rows(dim, &mut query).unwrap();
-    let score = |row: usize| score_scalar(&query, catalogue.vector(row).unwrap());
+    normalize(&mut query).unwrap();
+    let score = |row: usize| score_scalar(&query, catalogue.vector(row).unwrap()).unwrap();
     for hit in &answers[0] {
         assert_eq!(hit.score.to_bits(), score(hit.row).to_bits(), "row {}", hit.row);
     }

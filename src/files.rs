@@ -1,12 +1,9 @@
-//! Files that appear under their name whole or not at all.
+//! Files that appear under their name whole or not at all, and paths that stay in their folder.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use tempfile::{Builder, NamedTempFile};
-
-// Files hold little-endian values, which are read and written as they lie in memory.
-const _: () = assert!(cfg!(target_endian = "little"));
 
 /// How the names of unfinished files begin and end.
 pub(crate) const TEMPORARY: (&str, &str) = (".mercer-", ".tmp");
@@ -51,4 +48,31 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Why a path does not lead to something inside a folder.
+pub(crate) enum NotInside {
+    /// By its own words.
+    Path,
+    /// Through symbolic links, to here.
+    Link(PathBuf),
+    /// The file system cannot tell.
+    Io(io::Error),
+}
+
+/// Whether a path has only plain components: neither `.` nor `..`, nor a root, nor a drive.
+pub(crate) fn is_plain(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// `path` in `folder`, if it is plain and what it leads to once every symbolic link is resolved is below the resolved
+/// folder. Whoever can write to the folder can change that afterwards.
+pub(crate) fn inside(folder: &Path, path: &str) -> Result<PathBuf, NotInside> {
+    if !is_plain(path) {
+        return Err(NotInside::Path);
+    }
+    let root = folder.canonicalize().map_err(NotInside::Io)?;
+    let path = folder.join(path);
+    let target = path.canonicalize().map_err(NotInside::Io)?;
+    if target.starts_with(root) { Ok(path) } else { Err(NotInside::Link(target)) }
 }

@@ -11,6 +11,11 @@
 //!
 //! [`Engine`] encodes, [`Catalogue`] searches; both are cheap to clone and every call takes `&self`.
 
+#[cfg(target_endian = "big")]
+compile_error!(
+    "mercer reads and writes little-endian files as they lie in memory: big-endian targets are not supported"
+);
+
 pub mod catalogue;
 pub mod cpu;
 pub mod engine;

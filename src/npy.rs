@@ -116,9 +116,10 @@ pub enum NpyError {
 }
 
 impl NpyError {
-    /// The class of the error.
+    /// The class of the error; a path that does not exist is the caller's.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            NpyError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::Caller,
             NpyError::Io { .. } => ErrorKind::Io,
             NpyError::NotNpy { .. } | NpyError::Values { .. } => ErrorKind::Caller,
             NpyError::Version { .. }

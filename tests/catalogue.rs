@@ -3,7 +3,7 @@
 
 use mercer::catalogue::store::{self, Contents, FORMAT_VERSION, Items, MANIFEST, RowFeatures};
 use mercer::catalogue::{CatalogueError, MAX_K};
-use mercer::cpu::normalize::normalize_rows;
+use mercer::cpu::normalize::normalize;
 use mercer::cpu::score::score_scalar;
 use mercer::{Catalogue, ErrorKind, Hits, Metric};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ mod construction {
     fn shapes() {
         let new =
             |dim, ids: &[i64], values: usize| Catalogue::new(Cosine, dim, ids.to_vec(), vec![1.0; values]);
-        assert_refused(new(0, &[], 0), "vectors of 0 elements; 1 to 4096 are supported", Unsupported);
+        assert_refused(new(0, &[], 0), "vectors of 0 elements; 1 to 4096 are supported", Caller);
         assert_refused(new(4097, &[], 0), "vectors of 4097 elements; 1 to 4096 are supported", Unsupported);
         assert_refused(new(3, &[1, 2], 5), "5 values for 2 ids of 3 elements each", Caller);
         assert_eq!(new(4096, &[1], 4096).unwrap().dim(), 4096);
@@ -117,7 +117,7 @@ mod construction {
         let kept = Catalogue::new(InnerProduct, 7, (0..50).collect(), given.clone()).unwrap();
         assert_eq!(kept.vectors(), given);
         let mut unit = given.clone();
-        normalize_rows(7, &mut unit).unwrap();
+        unit.chunks_mut(7).for_each(|row| normalize(row).unwrap());
         let normalised = Catalogue::new(Cosine, 7, (0..50).collect(), given).unwrap();
         assert_eq!(normalised.vectors(), unit);
         assert_eq!(normalised.vector(3), Some(&unit[21..28]));
@@ -134,7 +134,7 @@ mod search {
     fn arguments() {
         let catalogue = generated(Metric::Cosine, 4, 10);
         let query = [1.0; 4];
-        assert_refused(catalogue.search(&query, 0), "top 0; 1 to 65536 are supported", Unsupported);
+        assert_refused(catalogue.search(&query, 0), "top 0; 1 to 65536 are supported", Caller);
         assert_refused(catalogue.search(&query, 65_537), "top 65537; 1 to 65536 are supported", Unsupported);
         assert_refused(
             catalogue.search(&query[..3], 1),
@@ -150,7 +150,7 @@ mod search {
         assert_refused(into(6, 6, 1), "the slice for counts has length 1, the answer needs 2", Caller);
         let (mut ids, mut scores, mut counts) = ([0; 0], [0.0; 0], [0; 1]);
         let none = catalogue.search_into(&query, 0, &mut ids, &mut scores, &mut counts);
-        assert_refused(none, "top 0; 1 to 65536 are supported", Unsupported);
+        assert_refused(none, "top 0; 1 to 65536 are supported", Caller);
     }
 
     /// Against every row scored by definition and sorted, under both metrics, with the certificate.
@@ -163,12 +163,13 @@ mod search {
                 let answers = catalogue.search(&queries, 20).unwrap();
                 let mut scored = queries.clone();
                 if metric == Metric::Cosine {
-                    normalize_rows(dim, &mut scored).unwrap();
+                    scored.chunks_mut(dim).for_each(|query| normalize(query).unwrap());
                 }
                 for (at, (hits, query)) in answers.iter().zip(scored.chunks(dim)).enumerate() {
                     let mut expected: Vec<(f32, i64)> = (0..rows)
                         .map(|row| {
-                            (score_scalar(query, catalogue.vector(row).unwrap()), catalogue.ids()[row])
+                            let score = score_scalar(query, catalogue.vector(row).unwrap()).unwrap();
+                            (score, catalogue.ids()[row])
                         })
                         .collect();
                     expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -416,6 +417,47 @@ mod persistence {
         }
     }
 
+    /// What opening says of six rows with features that saving refuses, behind true checksums.
+    fn damaged_features(width: usize, values: &[f32]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let stand_in = RowFeatures { width: width.max(1), data: vec![0.0; 6 * width.max(1)] };
+        let good = Contents { features: Some(stand_in), ..contents(1, 6, false) };
+        store::save(folder.path(), &good).unwrap();
+        let mut files = files(folder.path());
+        let old = files.keys().find(|name| name.starts_with("vectors-")).unwrap().clone();
+        let bytes = files.remove(&old).unwrap();
+        // The header states the shape and the end of the features, the values end the file.
+        let (header_len, rest) = bytes.split_first_chunk::<8>().unwrap();
+        let (header, data) = rest.split_at(usize::try_from(u64::from_le_bytes(*header_len)).unwrap());
+        let values_at = data.len() - 24;
+        let header = String::from_utf8(header.to_vec()).unwrap();
+        let header = header.trim_end().replace("[6, 1]", &format!("[6, {width}]"));
+        let header = header.replace(
+            &format!("[{values_at},{}]", data.len()),
+            &format!("[{values_at},{}]", values_at + 4 * values.len()),
+        );
+        let padded = format!("{header:<0$}", header.len().next_multiple_of(8));
+        let mut bytes = [&u64::try_from(padded.len()).unwrap().to_le_bytes()[..], padded.as_bytes()].concat();
+        bytes.extend_from_slice(&data[..values_at]);
+        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+
+        let mut manifest: serde_json::Value = serde_json::from_slice(&files[MANIFEST]).unwrap();
+        let hash = blake3::hash(&bytes).to_hex();
+        manifest["catalogue"]["feature_width"] = width.into();
+        let stored = &mut manifest["catalogue"]["files"]["vectors"];
+        stored["name"] = format!("vectors-{hash}.safetensors").into();
+        stored["bytes"] = bytes.len().into();
+        stored["blake3"] = hash.as_str().into();
+        let catalogue = serde_json::to_vec(&manifest["catalogue"]).unwrap();
+        manifest["blake3"] = blake3::hash(&catalogue).to_hex().as_str().into();
+        fs::write(folder.path().join(format!("vectors-{hash}.safetensors")), bytes).unwrap();
+        fs::write(folder.path().join(MANIFEST), manifest.to_string()).unwrap();
+        let error = store::open(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CorruptData);
+        assert!(error.to_string().contains("vectors-"), "{error}");
+        text(&error)
+    }
+
     /// A manifest with a true checksum may still lie.
     #[test]
     fn lying_manifests() {
@@ -455,6 +497,10 @@ mod persistence {
             lie("/format", "other".into()),
             "damaged manifest: format \"other\", expected \"mercer catalogue\""
         );
+        let error = damaged_features(0, &[]);
+        assert_eq!(error, "damaged features: 0 feature values in rows of width 0");
+        let error = damaged_features(1, &[0.0, 1.0, f32::NAN, 0.0, 0.0, 0.0]);
+        assert_eq!(error, "damaged features: the features of row 2 have NaN at position 0");
         assert!(lie("/catalogue/metric", "l2".into()).starts_with("damaged manifest: unknown variant `l2`"));
     }
 

@@ -270,6 +270,19 @@ fn unknown_ids() {
     ));
 }
 
+/// A bag of more ids than f32 counts one by one still has a mean.
+#[test]
+fn long_means_are_divided_by_the_number_of_ids() {
+    const COUNT: usize = (1 << 24) + 4;
+    let table = Table::new(2, 1, Values::F32(&[0.0, COUNT as f32])).unwrap();
+    let mut ids = vec![0; COUNT];
+    ids[7] = 1;
+    let mut mean = [0.0];
+    let input = Bags { offsets: &[0, COUNT], ids: &ids, weights: None };
+    bags(Isa::best(), &table, input, Pooling::Mean, None, UnknownId::Refuse, &mut mean).unwrap();
+    assert_eq!(mean, [1.0]);
+}
+
 /// Every way the arguments can disagree.
 #[test]
 fn refusals() {

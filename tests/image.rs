@@ -196,7 +196,7 @@ fn files_that_are_no_images_are_refused() {
     let missing = folder.path().join("missing.png");
     let error = write(&exact(4, 4), &Image::Path(missing.clone())).unwrap_err();
     assert!(error.to_string().starts_with(&format!("{}: No such file", missing.display())), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(error.kind(), ErrorKind::Caller);
     assert_eq!(
         write(&exact(4, 4), &Image::Path(folder.path().to_owned())).unwrap_err().kind(),
         ErrorKind::Io

@@ -229,7 +229,8 @@ fn refused_calls() {
     assert!(!path.exists());
     let error = read_f32(&path).unwrap_err();
     assert!(error.to_string().contains("x.npy: cannot open: "), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(error.kind(), ErrorKind::Caller);
+    assert_eq!(read_f32(folder.path()).unwrap_err().kind(), ErrorKind::Io);
     assert!(std::error::Error::source(&error).is_some());
     let error = write_i64(folder.path().join("no/such/x.npy"), 0, 0, &[]).unwrap_err();
     assert!(error.to_string().contains("x.npy: cannot write: "), "{error}");

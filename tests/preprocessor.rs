@@ -104,18 +104,12 @@ fn refusal(inputs: &Inputs, request: Request) -> (String, ErrorKind) {
 
 #[test]
 fn a_modality_without_an_input_is_refused_not_dropped() {
-    let unsupported = |text: &str| (text.to_owned(), ErrorKind::Unsupported);
+    let caller = |text: &str| (text.to_owned(), ErrorKind::Caller);
     let none = Inputs::default();
-    assert_eq!(refusal(&none, text("a")), unsupported("the request has text, but the model reads only user"));
-    assert_eq!(
-        refusal(&none, image([0; 3])),
-        unsupported("the request has image, but the model reads only user")
-    );
+    assert_eq!(refusal(&none, text("a")), caller("the model has no input for text"));
+    assert_eq!(refusal(&none, image([0; 3])), caller("the model has no input for image"));
     let text_only = Inputs { text: everything().text, ..Inputs::default() };
-    assert_eq!(
-        refusal(&text_only, items(&[1], None)),
-        unsupported("the request has behaviour, but the model reads only text, user")
-    );
+    assert_eq!(refusal(&text_only, items(&[1], None)), caller("the model has no input for behaviour"));
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn wrong_values_of_known_fields_are_refused() {
 fn missing_files_and_folders_are_errors() {
     let error = read_records(Path::new("no/such.jsonl"), &dense()).unwrap_err();
     assert!(error.to_string().starts_with("no/such.jsonl: No such file"), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(error.kind(), ErrorKind::Caller);
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(read_records(folder.path(), &dense()).unwrap_err().kind(), ErrorKind::Io);
 }

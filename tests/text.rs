@@ -106,7 +106,7 @@ fn tokenizer_files_that_lie_are_refused() {
 
     let error = open("missing.json");
     assert!(error.to_string().contains("missing.json: No such file"), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Io);
+    assert_eq!(error.kind(), ErrorKind::Caller);
 
     for (name, content) in
         [("empty.json", ""), ("text.json", "hello"), ("other.json", r#"{"version": "1.0"}"#)]
@@ -126,7 +126,9 @@ fn tokenizer_files_that_lie_are_refused() {
 
 #[test]
 fn the_tokenizer_stays_in_the_models_folder() {
-    for path in ["../tokenizer.json", "/etc/passwd", "a/../../b.json", "", ".", ".."] {
+    for path in
+        ["../tokenizer.json", "/etc/passwd", "a/../../b.json", "", ".", "..", "./tokenizers/word_piece.json"]
+    {
         let error = TextPreprocessor::open(&golden(), &config(path)).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -134,7 +136,30 @@ fn the_tokenizer_stays_in_the_models_folder() {
         );
         assert_eq!(error.kind(), ErrorKind::CorruptData);
     }
-    for path in ["tokenizers/word_piece.json", "./tokenizers/word_piece.json"] {
-        TextPreprocessor::open(&golden(), &config(path)).unwrap();
+    TextPreprocessor::open(&golden(), &config("tokenizers/word_piece.json")).unwrap();
+}
+
+/// A link may lead elsewhere in the folder, not out of it, whether it is the file or a folder on the way.
+#[cfg(unix)]
+#[test]
+fn links_do_not_lead_the_tokenizer_out_of_the_folder() {
+    use std::os::unix::fs::symlink;
+    let (model, outside) =
+        (tempfile::tempdir().unwrap(), golden().join("tokenizers").canonicalize().unwrap());
+    let open = |name: &str| TextPreprocessor::open(model.path(), &config(name));
+    std::fs::copy(outside.join(WORD_PIECE), model.path().join("real.json")).unwrap();
+    symlink("real.json", model.path().join("within.json")).unwrap();
+    open("within.json").unwrap();
+
+    symlink(outside.join(WORD_PIECE), model.path().join("file.json")).unwrap();
+    symlink(&outside, model.path().join("sub")).unwrap();
+    for name in ["file.json".to_owned(), format!("sub/{WORD_PIECE}")] {
+        let error = open(&name).unwrap_err();
+        let target = outside.join(WORD_PIECE);
+        let message = format!(
+            "config.json: inputs.text.tokenizer: {name:?} is not a path inside the model's folder: it links to {}",
+            target.display()
+        );
+        assert_eq!((error.to_string(), error.kind()), (message, ErrorKind::CorruptData));
     }
 }

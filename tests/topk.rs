@@ -1,11 +1,12 @@
 //! The defined score, the defined normalisation and the exhaustive scan, against oracles written from the definitions.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
 
-use mercer::Hit;
-use mercer::cpu::normalize::{NormalizeError, normalize_rows};
+use mercer::cpu::OpError;
+use mercer::cpu::normalize::{NormalizeError, normalize};
 use mercer::cpu::score::{score, score_scalar, scores};
 use mercer::cpu::simd::Isa;
 use mercer::cpu::topk::scan;
+use mercer::{Catalogue, Hit, Metric};
 use proptest::prelude::*;
 
 /// Lengths around every tail: shorter than a vector, around 32 lanes and their multiples, the longest.
@@ -89,7 +90,7 @@ fn assert_same_hits(what: &str, found: &[Vec<Hit>], expected: &[Vec<Hit>]) {
 fn check_scan(what: &str, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize) {
     let expected = oracle_scan(dim, queries, rows, ids, k);
     for isa in Isa::available() {
-        let found = scan(isa, dim, queries, rows, ids, k);
+        let found = scan(isa, dim, queries, rows, ids, k).unwrap();
         assert_same_hits(&format!("{what}, {isa:?}, dim {dim}, k {k}"), &found, &expected);
     }
 }
@@ -109,13 +110,13 @@ mod score_definition {
                     .collect();
                 for isa in Isa::available() {
                     let mut found = vec![f32::NAN; q * r];
-                    scores(isa, dim, &queries, &rows, &mut found);
+                    scores(isa, dim, &queries, &rows, &mut found).unwrap();
                     assert_same_bits(&format!("{isa:?}, dim {dim}, {q} x {r}"), &found, &expected);
                 }
-                let scalar = score_scalar(&queries[..dim], &rows[..dim]);
+                let scalar = score_scalar(&queries[..dim], &rows[..dim]).unwrap();
                 assert_same_bits(
                     "scalar",
-                    &[scalar, score(&queries[..dim], &rows[..dim])],
+                    &[scalar, score(&queries[..dim], &rows[..dim]).unwrap()],
                     &[expected[0]; 2],
                 );
             }
@@ -131,7 +132,7 @@ mod score_definition {
             let expected = oracle_score(&a, &b);
             for isa in Isa::available() {
                 let mut found = [1.0];
-                scores(isa, dim, &a, &b, &mut found);
+                scores(isa, dim, &a, &b, &mut found).unwrap();
                 assert_same_bits(&format!("{isa:?}, dim {dim}"), &found, &[expected]);
             }
         }
@@ -151,7 +152,7 @@ mod score_definition {
             for (a, b) in [(&a, &b), (&a, &sub), (&sub, &sub)] {
                 for isa in Isa::available() {
                     let mut found = [f32::NAN];
-                    scores(isa, dim, a, b, &mut found);
+                    scores(isa, dim, a, b, &mut found).unwrap();
                     assert_same_bits(&format!("{isa:?}, dim {dim}"), &found, &[oracle_score(a, b)]);
                 }
             }
@@ -180,7 +181,7 @@ mod normalisation {
     #[track_caller]
     fn check(row: &[f32]) {
         let mut found = row.to_vec();
-        normalize_rows(row.len(), &mut found).unwrap();
+        normalize(&mut found).unwrap();
         assert_same_bits(&format!("{} elements from {:e}", row.len(), row[0]), &found, &oracle(row));
     }
 
@@ -212,27 +213,27 @@ mod normalisation {
     fn unit_length_whatever_the_scale() {
         let row = uniform(7, 300);
         let mut unit = row.clone();
-        normalize_rows(300, &mut unit).unwrap();
+        normalize(&mut unit).unwrap();
         // 300 / 32 fused steps, 5 additions, one root, one division: under 32 roundings of 2^-24.
-        assert!((score(&unit, &unit) - 1.0).abs() <= 32.0 * 2.0f32.powi(-24));
+        assert!((score(&unit, &unit).unwrap() - 1.0).abs() <= 32.0 * 2.0f32.powi(-24));
         let mut large: Vec<f32> = row.iter().map(|x| x * 2.0f32.powi(100)).collect();
-        normalize_rows(300, &mut large).unwrap();
+        normalize(&mut large).unwrap();
         assert_same_bits("scaled", &large, &unit);
     }
 
     /// The first bad row is reported, whatever the threads do, with its position and value.
     #[test]
-    fn rows_without_a_direction() {
+    fn vectors_without_a_direction() {
         for (value, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
             let mut rows = vec![1.0; 5 * 1000];
             (rows[5 * 400 + 3], rows[5 * 700]) = (value, f32::NAN);
-            let error = normalize_rows(5, &mut rows).unwrap_err();
+            let error = normalize(&mut rows[5 * 400..][..5]).unwrap_err();
+            assert_eq!(error.to_string(), format!("row 0 has {text} at position 3"));
+            let error = Catalogue::new(Metric::Cosine, 5, (0..1000).collect(), rows).unwrap_err();
             assert_eq!(error.to_string(), format!("row 400 has {text} at position 3"));
         }
-        let mut rows = vec![1.0; 12];
-        rows[8..].copy_from_slice(&[0.0, -0.0, 0.0, -0.0]);
-        assert_eq!(normalize_rows(4, &mut rows), Err(NormalizeError::Zero { row: 2 }));
-        assert_eq!(normalize_rows(4, &mut []), Ok(()));
+        assert_eq!(normalize(&mut [0.0, -0.0, 0.0, -0.0]), Err(NormalizeError::Zero { row: 0 }));
+        assert_eq!(normalize(&mut []), Err(NormalizeError::Zero { row: 0 }));
     }
 }
 
@@ -312,7 +313,7 @@ mod scan_semantics {
         let rows: Vec<f32> = (0..1000).flat_map(row).collect();
         let query = vec![tiny; dim];
         check_scan("zeros", dim, &query, &rows, &shuffled_ids(1000), 40);
-        let found = scan(Isa::best(), dim, &query, &[row(1), row(0)].concat(), &[5, 4], 1);
+        let found = scan(Isa::best(), dim, &query, &[row(1), row(0)].concat(), &[5, 4], 1).unwrap();
         assert_eq!((found[0][0].id, found[0][0].score.to_bits()), (4, (-0.0f32).to_bits()));
     }
 
@@ -335,9 +336,39 @@ mod scan_semantics {
     /// Nothing to answer, nothing to answer from.
     #[test]
     fn empty() {
-        assert_eq!(scan(Isa::best(), 3, &[], &uniform(1, 9), &[0, 1, 2], 5), Vec::<Vec<Hit>>::new());
-        assert_eq!(scan(Isa::best(), 3, &uniform(1, 6), &[], &[], 5), vec![vec![], vec![]]);
-        assert_eq!(scan(Isa::best(), 3, &[], &[], &[], 5), Vec::<Vec<Hit>>::new());
+        assert_eq!(scan(Isa::best(), 3, &[], &uniform(1, 9), &[0, 1, 2], 5), Ok(vec![]));
+        assert_eq!(scan(Isa::best(), 3, &uniform(1, 6), &[], &[], 5), Ok(vec![vec![], vec![]]));
+        assert_eq!(scan(Isa::best(), 3, &[], &[], &[], 5), Ok(vec![]));
+    }
+
+    /// Every way the arguments can disagree.
+    #[test]
+    fn refusals() {
+        let text = |result: Result<_, OpError>| result.err().map(|error| error.to_string());
+        let scan = |dim, queries: &[f32], rows: &[f32], ids: &[i64], k| {
+            text(scan(Isa::best(), dim, queries, rows, ids, k).map(drop))
+        };
+        assert_eq!(scan(0, &[], &[], &[], 1).unwrap(), "vector length is 0");
+        assert_eq!(scan(1, &[], &[], &[], 0).unwrap(), "k is 0");
+        assert_eq!(scan(2, &[1.0; 3], &[], &[], 1).unwrap(), "queries: 3 values, expected 2");
+        assert_eq!(scan(2, &[1.0; 2], &[1.0; 3], &[0], 1).unwrap(), "rows: 3 values, expected 2");
+        assert!(scan(usize::MAX, &[], &[], &[0, 1], 1).unwrap().contains("too large"));
+        let scores = |dim, queries: &[f32], rows: &[f32], out: &mut [f32]| {
+            text(scores(Isa::best(), dim, queries, rows, out))
+        };
+        assert_eq!(scores(0, &[], &[], &mut []).unwrap(), "vector length is 0");
+        assert_eq!(scores(2, &[1.0; 3], &[1.0; 2], &mut [0.0]).unwrap(), "queries: 3 values, expected 2");
+        assert_eq!(scores(2, &[1.0; 2], &[1.0; 5], &mut [0.0; 2]).unwrap(), "rows: 5 values, expected 4");
+        assert_eq!(scores(2, &[1.0; 2], &[1.0; 4], &mut [0.0]).unwrap(), "scores: 1 values, expected 2");
+        for score in [score, score_scalar] {
+            assert_eq!(score(&[], &[]), Ok(0.0));
+            for (a, b) in [(&[][..], &[1.0][..]), (&[1.0], &[]), (&[1.0], &[1.0, 2.0])] {
+                assert_eq!(
+                    score(a, b),
+                    Err(OpError::Length { what: "second vector", found: b.len(), expected: a.len() })
+                );
+            }
+        }
     }
 
     /// A query's answer does not depend on the queries beside it or on the number of threads.
@@ -352,11 +383,34 @@ mod scan_semantics {
                 let found: Vec<Vec<Hit>> = pool.install(|| {
                     queries
                         .chunks(batch * dim)
-                        .flat_map(|q| scan(Isa::best(), dim, q, &rows, &ids, k))
+                        .flat_map(|q| scan(Isa::best(), dim, q, &rows, &ids, k).unwrap())
                         .collect()
                 });
                 assert_same_hits(&format!("{threads} threads, batch {batch}"), &found, &expected);
             }
+        }
+    }
+
+    /// The largest batch and number of threads that are promised, against the same queries alone on one thread.
+    #[test]
+    fn the_largest_batch_on_the_most_threads() {
+        let (dim, n, k, batch) = (5, 3000, 10, 4096);
+        let (queries, rows, ids) = (coarse(1, batch * dim), coarse(2, n * dim), shuffled_ids(n));
+        let scan_on = |threads: usize, batch: usize| -> Vec<Vec<Hit>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let scan = |q| scan(Isa::best(), dim, q, &rows, &ids, k).unwrap();
+            pool.install(|| queries.chunks(batch * dim).flat_map(scan).collect())
+        };
+        let alone = scan_on(1, 1);
+        let first = 16;
+        assert_same_hits(
+            "alone",
+            &alone[..first],
+            &oracle_scan(dim, &queries[..first * dim], &rows, &ids, k),
+        );
+        for (threads, batch) in [(1, batch), (64, batch), (64, 1)] {
+            let what = format!("{threads} threads, batch {batch}");
+            assert_same_hits(&what, &scan_on(threads, batch), &alone);
         }
     }
 }
@@ -380,7 +434,7 @@ proptest! {
         let expected = oracle_score(&a, &b);
         for isa in Isa::available() {
             let mut found = [f32::NAN];
-            scores(isa, a.len(), &a, &b, &mut found);
+            scores(isa, a.len(), &a, &b, &mut found).unwrap();
             prop_assert_eq!(found[0].to_bits(), expected.to_bits());
         }
     }

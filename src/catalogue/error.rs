@@ -208,6 +208,8 @@ impl CatalogueError {
     pub fn kind(&self) -> ErrorKind {
         use CatalogueError::*;
         match self {
+            // A number above a limit is a wish that is not granted; 0 is no wish.
+            Dim { dim: 0 } | K { k: 0 } => ErrorKind::Caller,
             Dim { .. } | K { .. } | NormTooLarge { .. } | FormatVersion { .. } => ErrorKind::Unsupported,
             VectorsLength { .. }
             | NegativeId { .. }

@@ -152,7 +152,7 @@ impl Catalogue {
         let rows = self.len();
         let certificate =
             Certificate { rows_scanned: rows, rows_rescored: rows, slack: 0.0, fallback: false };
-        topk::scan(Isa::best(), self.dim(), queries, self.vectors(), self.ids(), k)
+        topk::scan_whole_rows(Isa::best(), self.dim(), queries, self.vectors(), self.ids(), k)
             .into_iter()
             .map(|hits| Hits { hits, certificate })
             .collect()

@@ -87,9 +87,7 @@ pub fn open(folder: impl AsRef<Path>) -> Result<Contents, CatalogueError> {
     let manifest = Manifest::read(folder)?;
     let (catalogue, features) = vectors::read(folder, &manifest)?;
     let items = items::read(folder, &manifest)?;
-    let contents = Contents { catalogue, items, features, model: manifest.model };
-    contents.check()?;
-    Ok(contents)
+    Ok(Contents { catalogue, items, features, model: manifest.model })
 }
 
 impl Contents {
@@ -98,9 +96,13 @@ impl Contents {
         if self.items.len() != rows {
             return Err(CatalogueError::SideRows { what: "items", found: self.items.len(), rows });
         }
-        let Some(RowFeatures { width, data }) = &self.features else {
-            return Ok(());
-        };
+        self.features.as_ref().map_or(Ok(()), |features| features.check(rows))
+    }
+}
+
+impl RowFeatures {
+    fn check(&self, rows: usize) -> Result<(), CatalogueError> {
+        let RowFeatures { width, data } = self;
         if *width == 0 || !data.len().is_multiple_of(*width) {
             return Err(CatalogueError::FeaturesLength { values: data.len(), width: *width });
         }

@@ -3,6 +3,10 @@
 use rayon::prelude::*;
 
 use super::error::{OpError, expect, positive};
+use super::simd::{Isa, Kernel, Simd, dispatch};
+
+/// Pixels that one task handles.
+const TASK_PIXELS: usize = 64;
 
 /// The statistics and parameters of `torch.nn.BatchNorm2d`, each `[channels]`.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +66,7 @@ impl BatchNorm<'_> {
     }
 }
 
-/// A batch norm that no convolution carries: one multiply-add per value.
+/// A batch norm that no convolution carries: one fused multiply-add per value.
 #[derive(Debug, Clone)]
 pub struct ScaleShift {
     scale: Vec<f32>,
@@ -89,11 +93,33 @@ impl ScaleShift {
     pub fn run(&self, values: &mut [f32]) -> Result<(), OpError> {
         let channels = self.scale.len();
         expect("values", values.len(), &[values.len() / channels, channels])?;
-        values.par_chunks_mut(channels).with_min_len(64).for_each(|pixel| {
-            for (x, (scale, shift)) in pixel.iter_mut().zip(self.scale.iter().zip(&self.shift)) {
-                *x = *x * scale + shift;
-            }
+        values.par_chunks_mut(TASK_PIXELS * channels).for_each(|values| {
+            dispatch(Isa::best(), Affine { scale: &self.scale, shift: &self.shift, values });
         });
         Ok(())
+    }
+}
+
+/// [`ScaleShift::run`] over some pixels.
+struct Affine<'a> {
+    /// `[channels]`
+    scale: &'a [f32],
+    /// `[channels]`
+    shift: &'a [f32],
+    /// `[pixels, channels]`
+    values: &'a mut [f32],
+}
+
+impl Kernel for Affine<'_> {
+    type Output = ();
+
+    // One operation per value and nothing to keep in registers: the compiler's own vectors do.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for pixel in self.values.chunks_exact_mut(self.scale.len()) {
+            for (x, (scale, shift)) in pixel.iter_mut().zip(self.scale.iter().zip(self.shift)) {
+                *x = x.mul_add(*scale, *shift);
+            }
+        }
     }
 }

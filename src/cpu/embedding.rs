@@ -388,7 +388,7 @@ fn pool_columns<S: Simd, E: Element>(
     output: &mut [f32],
 ) {
     let mut pooled = [simd.splat(0.0); BLOCK];
-    let mut counted = 0.0f32;
+    let mut counted = 0usize;
     let columns = column..column + output.len();
     for at in bag {
         lookup.prefetch(simd, at, columns.clone());
@@ -402,14 +402,15 @@ fn pool_columns<S: Simd, E: Element>(
             *pooled = match lookup.pooling {
                 Pooling::Sum => simd.mul_add(weight, value, *pooled),
                 Pooling::Mean => simd.add(value, *pooled),
-                Pooling::Max if counted == 0.0 => value,
+                Pooling::Max if counted == 0 => value,
                 Pooling::Max => simd.max_or_nan(*pooled, value),
             };
         }
-        counted += 1.0;
+        counted += 1;
     }
     store(simd, pooled, output);
-    if lookup.pooling == Pooling::Mean && counted > 0.0 {
+    if lookup.pooling == Pooling::Mean && counted > 0 {
+        let counted = counted as f32; // one rounding; a sum of ones in f32 would end at 2^24
         output.iter_mut().for_each(|x| *x /= counted);
     }
 }

@@ -3,7 +3,8 @@
 //! itself. Scaling first keeps the score far from overflow and underflow, so rows of subnormals and rows near the
 //! largest f32 are normalised like any other.
 
-use super::score::score;
+use super::score::scores_of_whole_rows;
+use super::simd::Isa;
 use rayon::prelude::*;
 
 /// Why a row has no direction.
@@ -28,15 +29,21 @@ pub enum NormalizeError {
     },
 }
 
-/// Normalises the rows of `data`, `[n, dim]`, in place, on the threads of the current rayon pool.
+/// Normalises one vector in place.
+///
+/// # Errors
+/// [`NormalizeError`], for row 0, if the vector has no direction; it is then unchanged.
+pub fn normalize(vector: &mut [f32]) -> Result<(), NormalizeError> {
+    normalize_row(0, vector)
+}
+
+/// Normalises the rows of `data`, `[n, dim]`, in place, on the threads of the current rayon pool. The callers have
+/// checked the shape, and that `dim` is not 0.
 ///
 /// # Errors
 /// The first row that has no direction, as [`NormalizeError`]; the other rows are then normalised or not.
-///
-/// # Panics
-/// If `dim` is 0 or does not divide the length.
-pub fn normalize_rows(dim: usize, data: &mut [f32]) -> Result<(), NormalizeError> {
-    assert!(dim > 0 && data.len().is_multiple_of(dim), "{} elements in rows of {dim}", data.len());
+pub(crate) fn normalize_rows(dim: usize, data: &mut [f32]) -> Result<(), NormalizeError> {
+    debug_assert!(data.len().is_multiple_of(dim), "{} elements in rows of {dim}", data.len());
     data.par_chunks_mut(dim)
         .enumerate()
         .map(|(at, row)| normalize_row(at, row))
@@ -51,7 +58,9 @@ fn normalize_row(at: usize, row: &mut [f32]) -> Result<(), NormalizeError> {
     for x in row.iter_mut() {
         *x = round(f64::from(*x) * scale);
     }
-    let norm = score(row, row).sqrt();
+    let mut square = [0.0];
+    scores_of_whole_rows(Isa::best(), row.len(), row, row, &mut square);
+    let norm = square[0].sqrt();
     for x in row.iter_mut() {
         *x /= norm;
     }

@@ -6,6 +6,7 @@
 //! the result to that of lane `l ^ 8`, then `l ^ 4`, `l ^ 2`, `l ^ 1`. Addition commutes, so all lanes end equal.
 #![allow(unsafe_code)] // vector loads; see each SAFETY note
 
+use super::error::{OpError, expect, positive};
 use super::simd::{Isa, Kernel, Simd, dispatch};
 
 /// Number of partial sums in the definition.
@@ -13,10 +14,10 @@ pub const LANES: usize = 32;
 
 /// The defined score of two vectors of one length, step by step as it is defined; the oracle of every faster form.
 ///
-/// # Panics
-/// If the lengths differ.
-pub fn score_scalar(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len(), "vectors of two lengths have no score");
+/// # Errors
+/// [`OpError::Length`] if the lengths differ.
+pub fn score_scalar(a: &[f32], b: &[f32]) -> Result<f32, OpError> {
+    expect("second vector", b.len(), &[a.len()])?;
     let mut lanes = [0.0f32; LANES];
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
         lanes[i % LANES] = x.mul_add(*y, lanes[i % LANES]);
@@ -24,35 +25,39 @@ pub fn score_scalar(a: &[f32], b: &[f32]) -> f32 {
     for distance in [16, 8, 4, 2, 1] {
         lanes = std::array::from_fn(|l| lanes[l] + lanes[l ^ distance]);
     }
-    lanes[0]
+    Ok(lanes[0])
 }
 
 /// The defined score of two vectors of one length.
 ///
-/// # Panics
-/// If the lengths differ.
-pub fn score(a: &[f32], b: &[f32]) -> f32 {
+/// # Errors
+/// [`OpError::Length`] if the lengths differ.
+pub fn score(a: &[f32], b: &[f32]) -> Result<f32, OpError> {
+    expect("second vector", b.len(), &[a.len()])?;
     let mut out = [0.0];
     if !a.is_empty() {
-        scores(Isa::best(), a.len(), a, b, &mut out);
+        scores_of_whole_rows(Isa::best(), a.len(), a, b, &mut out);
     }
-    out[0]
+    Ok(out[0])
 }
 
 /// The defined score of every query with every row: `queries` is `[q, dim]`, `rows` is `[r, dim]`, `out` is `[q, r]`.
 /// The bits do not depend on `isa`.
 ///
-/// # Panics
-/// If `dim` is 0 or the lengths are not `q * dim`, `r * dim` and `q * r`.
-pub fn scores(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], out: &mut [f32]) {
-    assert!(dim > 0, "vectors of no elements");
+/// # Errors
+/// [`OpError::Zero`] if `dim` is 0, [`OpError::Length`] if a slice does not have its shape.
+pub fn scores(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], out: &mut [f32]) -> Result<(), OpError> {
+    positive("vector length", dim)?;
     let (q, r) = (queries.len() / dim, rows.len() / dim);
-    assert_eq!(
-        (queries.len(), rows.len()),
-        (q * dim, r * dim),
-        "vectors are not whole rows of {dim} elements"
-    );
-    assert_eq!(out.len(), q * r, "one score per query and row");
+    expect("queries", queries.len(), &[q, dim])?;
+    expect("rows", rows.len(), &[r, dim])?;
+    expect("scores", out.len(), &[q, r])?;
+    scores_of_whole_rows(isa, dim, queries, rows, out);
+    Ok(())
+}
+
+/// [`scores`] of slices whose lengths were checked.
+pub(super) fn scores_of_whole_rows(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], out: &mut [f32]) {
     dispatch(isa, Scores { dim, queries, rows, out });
 }
 

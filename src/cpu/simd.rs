@@ -97,10 +97,6 @@ pub trait Simd: Copy {
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// Lane-wise sum.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Lane-wise product.
-    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// Lane-wise larger value; `b` where either is NaN.
-    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// Lane-wise larger value; NaN where either is NaN.
     fn max_or_nan(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `mul_add` in the first `n` lanes, `c` unchanged in the rest. `n <= LANES`.
@@ -163,14 +159,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    fn mul(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    fn max(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     fn max_or_nan(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
@@ -289,16 +277,6 @@ mod x86 {
             unsafe { _mm512_add_ps(a, b) }
         }
         #[inline(always)]
-        fn mul(self, a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        fn max(self, a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
         fn max_or_nan(self, a: __m512, b: __m512) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), a) }
@@ -410,16 +388,6 @@ mod x86 {
         fn add(self, a: __m256, b: __m256) -> __m256 {
             // SAFETY: as above.
             unsafe { _mm256_add_ps(a, b) }
-        }
-        #[inline(always)]
-        fn mul(self, a: __m256, b: __m256) -> __m256 {
-            // SAFETY: as above.
-            unsafe { _mm256_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        fn max(self, a: __m256, b: __m256) -> __m256 {
-            // SAFETY: as above.
-            unsafe { _mm256_max_ps(a, b) }
         }
         #[inline(always)]
         fn max_or_nan(self, a: __m256, b: __m256) -> __m256 {

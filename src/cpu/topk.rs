@@ -9,7 +9,8 @@
 //! the answer, memory is one collection of at most `k + max(k, 256)` candidates per query and one block of
 //! scores per thread.
 
-use super::score::scores;
+use super::error::{OpError, expect, positive};
+use super::score::scores_of_whole_rows;
 use super::simd::Isa;
 use crate::catalogue::Hit;
 use rayon::prelude::*;
@@ -34,12 +35,33 @@ const GATE_WIDTH: usize = 16;
 /// `queries` is `[batch, dim]`, `rows` is `[n, dim]`, `ids` is `[n]` without duplicates; every score is finite. Runs
 /// on the current rayon pool; the answer does not depend on the number of threads, the batch or `isa`.
 ///
-/// # Panics
-/// If `dim` or `k` is 0 or the lengths do not fit each other.
-pub fn scan(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize) -> Vec<Vec<Hit>> {
-    assert!(dim > 0 && k > 0, "a scan for {k} rows of {dim} elements");
-    assert_eq!(rows.len(), ids.len() * dim, "one id per row of {dim} elements");
-    assert!(queries.len().is_multiple_of(dim), "queries are not whole rows of {dim} elements");
+/// # Errors
+/// [`OpError::Zero`] if `dim` or `k` is 0; [`OpError::Length`] or [`OpError::Overflow`] if a slice does not have its
+/// shape.
+pub fn scan(
+    isa: Isa,
+    dim: usize,
+    queries: &[f32],
+    rows: &[f32],
+    ids: &[i64],
+    k: usize,
+) -> Result<Vec<Vec<Hit>>, OpError> {
+    positive("vector length", dim)?;
+    positive("k", k)?;
+    expect("rows", rows.len(), &[ids.len(), dim])?;
+    expect("queries", queries.len(), &[queries.len() / dim, dim])?;
+    Ok(scan_whole_rows(isa, dim, queries, rows, ids, k))
+}
+
+/// [`scan`] with arguments that were checked.
+pub(crate) fn scan_whole_rows(
+    isa: Isa,
+    dim: usize,
+    queries: &[f32],
+    rows: &[f32],
+    ids: &[i64],
+    k: usize,
+) -> Vec<Vec<Hit>> {
     let batch = queries.len() / dim;
     let k = k.min(ids.len());
     let collections: Vec<Collection> = (0..batch).map(|_| Collection::new(k)).collect();
@@ -54,7 +76,7 @@ pub fn scan(isa: Isa, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k:
         let queries = &queries[first_query * dim..batch.min(first_query + BLOCK_QUERIES) * dim];
         let count = block.len() / dim;
         scratch.scores.resize(queries.len() / dim * count, 0.0);
-        scores(isa, dim, queries, block, &mut scratch.scores);
+        scores_of_whole_rows(isa, dim, queries, block, &mut scratch.scores);
         for (collection, scores) in collections[first_query..].iter().zip(scratch.scores.chunks_exact(count))
         {
             pass_gate(collection.gate(), first_row, ids, scores, &mut scratch.passed);

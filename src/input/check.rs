@@ -1,8 +1,7 @@
 //! The checks of `config.json`'s `inputs` that need no tensor.
 
-use std::path::{Component, Path};
-
 use super::{InputError, MAX_IMAGE_SIDE};
+use crate::files::is_plain;
 use crate::model::{BehaviourInput, ImageInput, Inputs, Resize, TextInput};
 
 /// A contradiction: where in `config.json` (such as `inputs.image.resize_size`), and what is wrong.
@@ -28,7 +27,7 @@ pub(super) fn first(findings: Vec<Finding>) -> Result<(), InputError> {
 pub(super) fn text(config: &TextInput) -> Vec<Finding> {
     let mut findings = Findings::new("inputs.text");
     let TextInput { tokenizer, max_tokens, .. } = config;
-    findings.refuse(!stays_inside(tokenizer), "tokenizer", || {
+    findings.refuse(!is_plain(tokenizer), "tokenizer", || {
         format!("{tokenizer:?} is not a path inside the model's folder")
     });
     findings.refuse(*max_tokens == 0, "max_tokens", || "0, at least 1 is needed".to_owned());
@@ -108,11 +107,4 @@ impl Findings {
             self.add(field, message());
         }
     }
-}
-
-/// Whether a path names something below the folder it is relative to. Symbolic links are followed: whoever fills the
-/// folder may place them.
-fn stays_inside(path: &str) -> bool {
-    let mut components = Path::new(path).components().filter(|c| *c != Component::CurDir).peekable();
-    components.peek().is_some() && components.all(|c| matches!(c, Component::Normal(_)))
 }

@@ -29,12 +29,10 @@ pub enum InputError {
         source: Box<InputError>,
     },
     /// A request has a modality that the model does not read.
-    #[error("the request has {modality}, but the model reads only {}", names(.accepted))]
+    #[error("the model has no input for {modality}")]
     NotAccepted {
         /// What the request has.
         modality: Modality,
-        /// What the model reads.
-        accepted: Vec<Modality>,
     },
     /// `inputs` of `config.json` contradicts itself; the first of [`super::check_inputs`]' findings.
     #[error("config.json: {path}: {message}")]
@@ -265,20 +263,22 @@ pub enum InputError {
 
 impl InputError {
     /// The class of the error. A broken image, tokenizer or configuration is corrupt data; a line of a JSON-lines file
-    /// is the caller's own words.
+    /// is the caller's own words, and so is the path of a file that does not exist.
     pub fn kind(&self) -> ErrorKind {
         use InputError as E;
         match self {
             E::Row { source, .. } | E::File { source, .. } => source.kind(),
+            E::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::Caller,
             E::Read { .. } => ErrorKind::Io,
             E::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            E::NotAccepted { .. } | E::ImageFormat { .. } => ErrorKind::Unsupported,
+            E::ImageFormat { .. } => ErrorKind::Unsupported,
             E::Config { .. }
             | E::Tokenizer { .. }
             | E::NotAnImage { .. }
             | E::ImageDecode { .. }
             | E::ImageTruncated { .. } => ErrorKind::CorruptData,
             E::BadTensor { .. }
+            | E::NotAccepted { .. }
             | E::FileTooLarge { .. }
             | E::TextTooLong { .. }
             | E::TextNul { .. }
@@ -299,8 +299,4 @@ impl InputError {
             | E::DuplicateId { .. } => ErrorKind::Caller,
         }
     }
-}
-
-fn names(modalities: &[Modality]) -> String {
-    modalities.iter().map(|m| m.name()).collect::<Vec<_>>().join(", ")
 }

@@ -57,8 +57,8 @@ impl Preprocessor {
     /// The features of a batch, one row per request: text and items as [`Values::Bags`], images as
     /// [`Values::Pixels`], users as [`Values::Ids`], dense behaviour as [`Values::Dense`]. If any request of the batch
     /// weighs its items, the items of the others get weight 1. Rows are prepared in parallel on rayon's current pool;
-    /// each
-    /// thread decodes one image at a time, of at most [`MAX_IMAGE_ALLOC`](super::MAX_IMAGE_ALLOC). Ids are not compared with their tables here.
+    /// each thread decodes one image at a time, of at most [`MAX_IMAGE_ALLOC`](super::MAX_IMAGE_ALLOC). Ids are not
+    /// compared with their tables here.
     ///
     /// # Errors
     /// - [`InputError::Row`] with the lowest row that is refused, because of [`InputError::NotAccepted`] or as
@@ -134,10 +134,7 @@ impl Preprocessor {
     }
 
     fn row(&self, request: &Request, slot: Option<&mut [f32]>) -> Result<Option<Vec<i64>>, InputError> {
-        let refused = |modality| InputError::NotAccepted {
-            modality,
-            accepted: Modality::ALL.into_iter().filter(|&m| self.accepts(m)).collect(),
-        };
+        let refused = |modality| InputError::NotAccepted { modality };
         if let Some(behaviour) = &request.behaviour {
             self.behaviour.ok_or_else(|| refused(Modality::Behaviour))?.check(behaviour)?;
         }

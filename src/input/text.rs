@@ -6,6 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::InputError;
 use super::decode::read_capped;
+use crate::files::{NotInside, inside};
 use crate::model::{TextInput, Truncation};
 
 /// Most UTF-8 bytes of a text that is tokenised.
@@ -27,12 +28,14 @@ impl TextPreprocessor {
     /// off: only `config` decides.
     ///
     /// # Errors
-    /// - [`InputError::Config`] if `config` contradicts itself or names a file outside the folder.
+    /// - [`InputError::Config`] if `config` contradicts itself or names a file outside the folder, symbolic links
+    ///   resolved.
     /// - [`InputError::Read`] and [`InputError::FileTooLarge`] if the file cannot be read.
     /// - [`InputError::Tokenizer`] in [`InputError::File`] if it is not a tokenizer.
     pub fn open(model_dir: &Path, config: &TextInput) -> Result<TextPreprocessor, InputError> {
         super::check::first(super::check::text(config))?;
-        let path = model_dir.join(&config.tokenizer);
+        let path =
+            inside(model_dir, &config.tokenizer).map_err(|error| not_inside(model_dir, config, error))?;
         let bytes = read_capped(&path, MAX_TOKENIZER_BYTES)?;
         let broken =
             |source| InputError::File { path: path.clone(), source: InputError::Tokenizer { source }.into() };
@@ -77,5 +80,18 @@ impl TextPreprocessor {
             return Err(InputError::TooManyTokens { tokens: ids.len(), max_tokens: self.max_tokens });
         }
         Ok(ids.iter().take(self.max_tokens).map(|&id| i64::from(id)).collect())
+    }
+}
+
+fn not_inside(folder: &Path, config: &TextInput, error: NotInside) -> InputError {
+    let name = &config.tokenizer;
+    let outside = |how: String| InputError::Config {
+        path: "inputs.text.tokenizer".to_owned(),
+        message: format!("{name:?} is not a path inside the model's folder{how}"),
+    };
+    match error {
+        NotInside::Path => outside(String::new()),
+        NotInside::Link(target) => outside(format!(": it links to {}", target.display())),
+        NotInside::Io(source) => InputError::Read { path: folder.join(name), source },
     }
 }

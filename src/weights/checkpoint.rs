@@ -192,11 +192,6 @@ impl Checkpoint {
         })
     }
 
-    /// [`Checkpoint::fingerprint`] as 64 lower-case hexadecimal digits.
-    pub fn fingerprint_hex(&self) -> String {
-        blake3::Hash::from_bytes(self.fingerprint()).to_hex().to_string()
-    }
-
     /// Whether every mapped file still has the length and modification time it was opened with; always `Ok` under
     /// [`Source::Read`]. A file replaced by rename is unchanged, because the old one is still open.
     ///

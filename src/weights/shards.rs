@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use super::WeightsError;
 use super::json::{StringMap, first_duplicate, parse_object, shorten};
 use super::map::{copy, io_error, open_regular, stat};
+use crate::files::{NotInside, inside};
 
 /// Most bytes of `model.safetensors.index.json`.
 pub const MAX_INDEX_BYTES: usize = 100_000_000;
@@ -94,33 +95,25 @@ fn read_index(folder: &Path, index: &Path) -> Result<Vec<Shard>, WeightsError> {
     for (tensor, shard) in pairs {
         tensors.entry(shard).or_default().insert(tensor);
     }
-    let root = fs::canonicalize(folder).map_err(|error| io_error(folder, error))?;
     tensors
         .into_iter()
-        .map(|(name, tensors)| Ok(Shard { path: resolve(folder, &root, index, &name)?, name, tensors }))
+        .map(|(name, tensors)| Ok(Shard { path: resolve(folder, index, &name)?, name, tensors }))
         .collect()
 }
 
-/// The path of a shard, which must lie inside the folder: its name has only plain components, so neither `..` nor a
-/// root nor a drive, and what it leads to once every symbolic link is resolved is below the resolved folder. This is
-/// checked when the checkpoint is opened; whoever can write to the folder can change it afterwards.
-fn resolve(folder: &Path, root: &Path, index: &Path, name: &str) -> Result<PathBuf, WeightsError> {
+/// The path of a shard, which must lie inside the folder, symbolic links resolved.
+fn resolve(folder: &Path, index: &Path, name: &str) -> Result<PathBuf, WeightsError> {
     let outside = |target: Option<PathBuf>| WeightsError::ShardOutsideFolder {
         index: index.into(),
         shard: shorten(name),
         target,
     };
-    let relative = Path::new(name);
-    if name.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(outside(None));
-    }
-    let path = folder.join(relative);
-    match fs::canonicalize(&path) {
-        Ok(target) if target.starts_with(root) => Ok(path),
-        Ok(target) => Err(outside(Some(target))),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(WeightsError::ShardMissing { index: index.into(), shard: shorten(name) })
+    inside(folder, name).map_err(|error| match error {
+        NotInside::Path => outside(None),
+        NotInside::Link(target) => outside(Some(target)),
+        NotInside::Io(error) if error.kind() == ErrorKind::NotFound => {
+            WeightsError::ShardMissing { index: index.into(), shard: shorten(name) }
         }
-        Err(error) => Err(io_error(&path, error)),
-    }
+        NotInside::Io(error) => io_error(&folder.join(name), error),
+    })
 }

@@ -78,10 +78,10 @@ impl<'a> TensorView<'a> {
         self.bytes
     }
 
-    /// Its elements, without a copy. `None` if `T` is not its dtype, if the file puts it at an address that is not
-    /// aligned for `T`, or on a big-endian machine; [`TensorView::to_f32`] works in the last two cases too.
+    /// Its elements, without a copy. `None` if `T` is not its dtype, or if the file puts it at an address that
+    /// is not aligned for `T`; [`TensorView::to_f32`] works in the latter case too.
     pub fn as_slice<T: Element>(&self) -> Option<&'a [T]> {
-        if self.dtype != T::DTYPE || cfg!(target_endian = "big") {
+        if self.dtype != T::DTYPE {
             return None;
         }
         if self.bytes.is_empty() {

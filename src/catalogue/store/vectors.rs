@@ -49,6 +49,9 @@ pub(super) fn read(
     file.finish("values")?;
     let catalogue = Catalogue::from_stored(manifest.metric, manifest.dim, ids, vectors)
         .map_err(|e| file.damaged("values", e.to_string()))?;
+    if let Some(features) = &features {
+        features.check(manifest.rows).map_err(|e| file.damaged("features", e.to_string()))?;
+    }
     Ok((catalogue, features))
 }
 
