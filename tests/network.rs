@@ -198,13 +198,13 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
 fn images_without_values_or_beyond_the_bound_are_refused() {
     let layers = layers(r#"[{"op": "global_avg_pool"}]"#);
     for (input, text) in [
-        (image(0, 0, 3), "at input: a map of 0x0x3 has no values"),
-        (image(2, 0, 3), "at input: a map of 2x0x3 has no values"),
-        (image(2, 2, 0), "at input: a map of 2x2x0 has no values"),
-        (image(16384, 16384, 3), "at input: a map of 16384x16384x3 has more than 268435456 values"),
+        (image(0, 0, 3), "at layers: a map of 0x0x3 has no values"),
+        (image(2, 0, 3), "at layers: a map of 2x0x3 has no values"),
+        (image(2, 2, 0), "at layers: a map of 2x2x0 has no values"),
+        (image(16384, 16384, 3), "at layers: a map of 16384x16384x3 has more than 268435456 values"),
         (
             image(usize::MAX, 2, 3),
-            "at input: a map of 18446744073709551615x2x3 has more than 268435456 values",
+            "at layers: a map of 18446744073709551615x2x3 has more than 268435456 values",
         ),
     ] {
         assert_eq!(Network::compile(input, &layers, "").unwrap_err().to_string(), text);

@@ -4,6 +4,7 @@
 //! | step | file |
 //! |---|---|
 //! | the JSON types | `config.rs` |
+//! | parsing that keeps the path of an error | `json.rs` |
 //! | reading and the checks that need no tensor | `load.rs` |
 //! | networks known by name, as lists of layers | `architecture.rs` |
 //! | a list of layers → steps with shapes, fused | `network.rs` |
@@ -13,6 +14,7 @@
 mod architecture;
 mod config;
 mod error;
+mod json;
 mod load;
 mod network;
 mod plan;

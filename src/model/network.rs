@@ -145,13 +145,21 @@ impl Network {
     /// # Errors
     /// The problem of the first layer that cannot be, at `layers[i]`: an unknown or repeated name, a window that does
     /// not fit, channels that groups do not divide, a sum of different shapes, a map beyond 1 GiB, padding included; or,
-    /// at `layers`, a last map that is not one pixel; or, at `input`, an image without values or beyond 1 GiB. What
-    /// compiles has no shape that an operation could refuse.
+    /// at `layers`, an image without values or beyond 1 GiB, or a last map that is not one pixel. What compiles has no
+    /// shape that an operation could refuse.
     pub fn compile(input: MapShape, layers: &[Layer], prefix: &str) -> Result<Network, Problem> {
-        input.check().map_err(|what| Problem { at: "input".into(), what })?;
+        Network::build(input, layers, prefix).map_err(|LayerError { layer, what }| Problem {
+            at: layer.map_or("layers".into(), |index| format!("layers[{index}]")),
+            what,
+        })
+    }
+
+    /// As [`Network::compile`], for a caller that has its own names for the layers.
+    pub(super) fn build(input: MapShape, layers: &[Layer], prefix: &str) -> Result<Network, LayerError> {
+        input.check().map_err(|what| LayerError { layer: None, what })?;
         let mut builder = Builder { prefix, shapes: vec![input], steps: Vec::new(), names: HashMap::new() };
         for (index, layer) in layers.iter().enumerate() {
-            builder.push(layer).map_err(|what| Problem { at: format!("layers[{index}]"), what })?;
+            builder.push(layer).map_err(|what| LayerError { layer: Some(index), what })?;
         }
         let last = builder.shapes[layers.len()];
         if (last.height, last.width) != (1, 1) {
@@ -159,7 +167,7 @@ impl Network {
                 "the network ends in a map of {}x{} pixels; end it with global_avg_pool",
                 last.height, last.width
             );
-            return Err(Problem { at: "layers".into(), what });
+            return Err(LayerError { layer: None, what });
         }
         Ok(Network { input, steps: fuse(builder.steps) })
     }
@@ -206,6 +214,14 @@ impl Step {
         };
         std::iter::once(self.input).chain(second)
     }
+}
+
+/// What is wrong with a list of layers.
+pub(super) struct LayerError {
+    /// The index of the layer that cannot be; `None` for the list as a whole.
+    pub layer: Option<usize>,
+    /// What is wrong there, with the values.
+    pub what: String,
 }
 
 /// Builds one unfused step per layer.
