@@ -140,7 +140,7 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": [3, 7]}]"#.into(),
-            "at layers[0]: a window of 7 does not fit 6 pixels with padding 0",
+            "at layers[0]: a window of 7 does not fit a width of 6 (padding included)",
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "groups": 2}]"#.into(),
@@ -148,7 +148,7 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "stride": 0}]"#.into(),
-            "at layers[0]: kernel 3, stride 0, dilation 1: each must be at least 1",
+            "at layers[0]: stride is 0",
         ),
         (format!("[{conv}, {conv}]"), "at layers[1]: two layers are named `a`"),
         (
@@ -161,7 +161,7 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
         ),
         (
             r#"[{"op": "max_pool", "kernel": 3, "padding": 2}]"#.into(),
-            "at layers[0]: padding 2 is more than half of the window 3",
+            "at layers[0]: padding of 2 along the height is more than half the window of 3",
         ),
         (
             r#"[{"op": "batch_norm", "name": "a", "eps": -1.0}]"#.into(),
@@ -173,11 +173,53 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "padding": 18446744073709551615}]"#.into(),
-            "at layers[0]: the window's size overflows",
+            "at layers[0]: height: a window of 3 (padding 18446744073709551615, dilation 1) is too large",
+        ),
+        // Padding that a run would have to lay out, though the output is small.
+        (
+            r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "padding": [2, 1073741824], "stride": [2, 178956970]}]"#.into(),
+            "at layers[0]: with its padding, a map of 12x2147483654x3 has more than 268435456 values",
+        ),
+        (
+            r#"[{"op": "avg_pool", "kernel": 1048576, "padding": 524288}]"#.into(),
+            "at layers[0]: with its padding, a map of 1048584x1048582x3 has more than 268435456 values",
+        ),
+        // An average's divisor is the area of its window.
+        (
+            r#"[{"op": "avg_pool", "kernel": 1099511627776, "padding": 549755813888}]"#.into(),
+            "at layers[0]: area: a window of 1099511627776 (padding 549755813888, dilation 1) is too large",
         ),
     ] {
         assert_eq!(compile(&json), text, "{json}");
     }
+}
+
+#[test]
+fn images_without_values_or_beyond_the_bound_are_refused() {
+    let layers = layers(r#"[{"op": "global_avg_pool"}]"#);
+    for (input, text) in [
+        (image(0, 0, 3), "at layers: a map of 0x0x3 has no values"),
+        (image(2, 0, 3), "at layers: a map of 2x0x3 has no values"),
+        (image(2, 2, 0), "at layers: a map of 2x2x0 has no values"),
+        (image(16384, 16384, 3), "at layers: a map of 16384x16384x3 has more than 268435456 values"),
+        (
+            image(usize::MAX, 2, 3),
+            "at layers: a map of 18446744073709551615x2x3 has more than 268435456 values",
+        ),
+    ] {
+        assert_eq!(Network::compile(input, &layers, "").unwrap_err().to_string(), text);
+        assert!(Network::compile(input, &[], "").is_err(), "{input:?}");
+    }
+    assert!(Network::compile(image(1, 1 << 28, 1), &layers, "").is_ok());
+}
+
+#[test]
+fn debug_output_holds_no_weights() {
+    let network = Network::compile(image(33, 33, 3), &Architecture::Resnet18.layers(), "").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let packed = PackedNetwork::new(&network, &checkpoint(folder.path(), &network)).unwrap();
+    let (packed, plan) = (format!("{packed:?}"), format!("{network:?}"));
+    assert!(packed.contains(&plan) && packed.len() < plan.len() + 100, "{} characters", packed.len());
 }
 
 #[test]

@@ -155,9 +155,18 @@ fn refusals() {
     );
     assert_eq!(
         message(shape((5, 2), (1, 1), (0, 0)), 4, 4),
-        "window of 5 along the height of an input of 4 (padding included)"
+        "a window of 5 does not fit a height of 4 (padding included)"
+    );
+    // The divisor of an average is the area of its window.
+    let (far, half) = (1 << 40, 1 << 39);
+    assert_eq!(
+        message(shape((far, far), (1, 1), (half, half)), 4, 4),
+        format!("area: a window of {far} (padding {half}, dilation 1) is too large")
     );
     let input = Images { batch: 1, height: 2, width: 2, data: &[0.0; 4] };
+    let huge = shape((far, far), (far, far), (half, half));
+    let error = pool(Isa::best(), KINDS[1], &huge, 1, input, &mut [0.0]).unwrap_err();
+    assert!(matches!(error, OpError::Overflow { .. }), "{error}");
     let run = |channels, output: &mut [f32]| {
         pool(Isa::best(), PoolKind::Max, &shape((2, 2), (1, 1), (0, 0)), channels, input, output)
     };

@@ -1,6 +1,7 @@
 //! Two-dimensional convolution (cross-correlation, as `torch.nn.Conv2d`) over NHWC images, as an indirect matrix
 //! product: an output pixel is a row, the lines of its window are its pieces.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::activation::Activation;
@@ -9,6 +10,7 @@ use super::error::{OpError, expect, positive, size};
 use super::matmul::{Epilogue, Operand, Packed, Pieces, Rows, multiply};
 use super::simd::Isa;
 pub use crate::model::Pair;
+use crate::model::{Window, WindowError};
 
 /// Input values that a task reads at most where it can choose: a share of a core's second-level cache, beside a panel
 /// of weights.
@@ -45,18 +47,8 @@ impl ConvShape {
     /// [`OpError::Overflow`].
     pub fn output(&self, height: usize, width: usize) -> Result<Pair, OpError> {
         self.check()?;
-        let Pair { height: kh, width: kw } = self.kernel;
-        Ok(Pair {
-            height: steps(
-                "height",
-                height,
-                kh,
-                self.stride.height,
-                self.padding.height,
-                self.dilation.height,
-            )?,
-            width: steps("width", width, kw, self.stride.width, self.padding.width, self.dilation.width)?,
-        })
+        let ConvShape { kernel, stride, padding, dilation, .. } = *self;
+        Ok(Window { kernel, stride, padding, dilation }.over(height, width)?)
     }
 
     /// Values of the weight tensor `[out_channels, in_channels / groups, kernel height, kernel width]`.
@@ -84,22 +76,18 @@ impl ConvShape {
     }
 }
 
-/// Number of windows along one axis.
-pub(super) fn steps(
-    axis: &'static str,
-    size: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    dilation: usize,
-) -> Result<usize, OpError> {
-    let overflow = || OpError::Overflow { what: axis, shape: vec![size, kernel, padding, dilation] };
-    let window = (kernel - 1).checked_mul(dilation).and_then(|w| w.checked_add(1)).ok_or_else(overflow)?;
-    let size = padding.checked_mul(2).and_then(|p| p.checked_add(size)).ok_or_else(overflow)?;
-    if window > size {
-        return Err(OpError::Window { axis, window, size });
+impl From<WindowError> for OpError {
+    fn from(error: WindowError) -> OpError {
+        match error {
+            WindowError::Zero { what } => OpError::Zero { what },
+            WindowError::Padding { axis, padding, window } => OpError::Padding { axis, padding, window },
+            WindowError::Fit { axis, window, size } => OpError::Window { axis, window, size },
+            WindowError::Overflow { what, kernel, padding, dilation } => {
+                let pairs = [kernel, padding, dilation];
+                OpError::Overflow { what, shape: pairs.iter().flat_map(|p| [p.height, p.width]).collect() }
+            }
+        }
     }
-    Ok((size - window) / stride + 1)
 }
 
 /// A batch of images or feature maps of one size.
@@ -116,19 +104,27 @@ pub struct Images<'a> {
 }
 
 /// A convolution, its weights packed for the kernel.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Conv {
     shape: ConvShape,
     weights: Weights,
     bias: Option<Vec<f32>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Weights {
     /// One matrix per group: `[out_channels / groups, kernel height * kernel width * in_channels / groups]`.
     Dense(Vec<Packed>),
     /// One filter per channel.
     Depthwise(Depthwise),
+}
+
+impl fmt::Debug for Conv {
+    /// The shape; there can be millions of weights.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Conv { shape, bias, .. } = self;
+        f.debug_struct("Conv").field("shape", shape).field("bias", &bias.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl Conv {

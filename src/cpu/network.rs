@@ -1,5 +1,7 @@
 //! A convolutional network packed for the CPU: runs the steps of a [`Network`] over a batch of images.
 
+use std::fmt;
+
 use super::activation::{Activation, add};
 use super::batch_norm::{BatchNorm, ScaleShift};
 use super::conv::{Conv, ConvShape, Images};
@@ -13,20 +15,50 @@ use crate::weights::{Checkpoint, WeightsError};
 const VALUES_AT_ONCE: usize = 1 << 24;
 
 /// A network with its weights packed. A row's result does not depend on the other images of the batch.
-#[derive(Debug)]
 pub struct PackedNetwork {
     network: Network,
-    /// The weights of each step.
+    /// What each step computes.
     packed: Vec<Packed>,
     /// For each value, the last step that reads it.
     last_reads: Vec<usize>,
 }
 
-#[derive(Debug)]
+impl fmt::Debug for PackedNetwork {
+    /// The network; there can be millions of weights.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedNetwork").field("network", &self.network).finish_non_exhaustive()
+    }
+}
+
+/// An operation with its weights; values are numbered as in [`Network`].
 enum Packed {
-    Conv(Conv),
+    Conv { conv: Conv, residual: Option<usize>, activation: Activation },
     BatchNorm(ScaleShift),
-    Nothing,
+    Relu,
+    Add { with: usize },
+    Pool { kind: PoolKind, shape: PoolShape },
+    GlobalAvgPool,
+}
+
+impl Packed {
+    fn new(op: &Op, checkpoint: &Checkpoint) -> Result<Packed, PackError> {
+        Ok(match op {
+            Op::Conv(plan) => Packed::Conv {
+                conv: pack_conv(plan, checkpoint)?,
+                residual: plan.residual,
+                activation: if plan.relu { Activation::Relu } else { Activation::Identity },
+            },
+            Op::BatchNorm(norm) => Packed::BatchNorm(with_batch_norm(norm, checkpoint, ScaleShift::new)?),
+            Op::Relu => Packed::Relu,
+            Op::Add { with } => Packed::Add { with: *with },
+            Op::MaxPool(shape) => Packed::Pool { kind: PoolKind::Max, shape: *shape },
+            Op::AvgPool { pool, count_include_pad } => {
+                let kind = PoolKind::Average { count_include_pad: *count_include_pad };
+                Packed::Pool { kind, shape: *pool }
+            }
+            Op::GlobalAvgPool => Packed::GlobalAvgPool,
+        })
+    }
 }
 
 impl PackedNetwork {
@@ -35,14 +67,8 @@ impl PackedNetwork {
     /// # Errors
     /// [`PackError`] if the checkpoint lacks a tensor of the network or has it in another shape.
     pub fn new(network: &Network, checkpoint: &Checkpoint) -> Result<PackedNetwork, PackError> {
-        let pack = |step: &model::Step| {
-            Ok(match &step.op {
-                Op::Conv(conv) => Packed::Conv(pack_conv(conv, checkpoint)?),
-                Op::BatchNorm(norm) => Packed::BatchNorm(with_batch_norm(norm, checkpoint, ScaleShift::new)?),
-                _ => Packed::Nothing,
-            })
-        };
-        let packed = network.steps.iter().map(pack).collect::<Result<_, PackError>>()?;
+        let packed = network.steps.iter().map(|step| Packed::new(&step.op, checkpoint));
+        let packed = packed.collect::<Result<_, _>>()?;
         Ok(PackedNetwork { packed, last_reads: network.last_reads(), network: network.clone() })
     }
 
@@ -71,53 +97,40 @@ impl PackedNetwork {
     fn run_part(&self, isa: Isa, batch: usize, pixels: &[f32], output: &mut [f32]) -> Result<(), OpError> {
         // Value i + 1 of the network; dropped after its last read.
         let mut values: Vec<Vec<f32>> = Vec::with_capacity(self.network.steps.len());
-        for (index, step) in self.network.steps.iter().enumerate() {
+        for (index, (step, packed)) in self.network.steps.iter().zip(&self.packed).enumerate() {
             let value = |at: usize| if at == 0 { pixels } else { &values[at - 1][..] };
             let shape =
                 if step.input == 0 { self.network.input } else { self.network.steps[step.input - 1].output };
             let input = value(step.input);
             let images = Images { batch, height: shape.height, width: shape.width, data: input };
             let zeros = || vec![0.0; batch * step.output.len()]; // [batch, height, width, channels]
-            let result = match (&step.op, &self.packed[index]) {
-                (Op::Conv(plan), Packed::Conv(conv)) => {
-                    let mut result = zeros();
-                    let activation = if plan.relu { Activation::Relu } else { Activation::Identity };
-                    conv.run(isa, images, plan.residual.map(value), activation, &mut result)?;
-                    result
+            let mut result;
+            match packed {
+                Packed::Conv { conv, residual, activation } => {
+                    result = zeros();
+                    conv.run(isa, images, residual.map(value), *activation, &mut result)?;
                 }
-                (_, Packed::BatchNorm(norm)) => {
-                    let mut result = input.to_vec();
+                Packed::BatchNorm(norm) => {
+                    result = input.to_vec();
                     norm.run(&mut result)?;
-                    result
                 }
-                (Op::Add { with }, _) => {
-                    let mut result = input.to_vec();
-                    add(&mut result, value(*with), Activation::Identity)?;
-                    result
-                }
-                (Op::MaxPool(window), _) => {
-                    let mut result = zeros();
-                    pool(isa, PoolKind::Max, &shape_of(window), shape.channels, images, &mut result)?;
-                    result
-                }
-                (Op::AvgPool { pool: window, count_include_pad }, _) => {
-                    let mut result = zeros();
-                    let kind = PoolKind::Average { count_include_pad: *count_include_pad };
-                    pool(isa, kind, &shape_of(window), shape.channels, images, &mut result)?;
-                    result
-                }
-                (Op::GlobalAvgPool, _) => {
-                    let mut result = zeros();
-                    global_average(isa, shape.channels, images, &mut result)?;
-                    result
-                }
-                // Packing gives every other operation its own weights.
-                (Op::Relu | Op::Conv(_) | Op::BatchNorm(_), _) => {
-                    let mut result = input.to_vec();
+                Packed::Relu => {
+                    result = input.to_vec();
                     Activation::Relu.run(&mut result);
-                    result
                 }
-            };
+                Packed::Add { with } => {
+                    result = input.to_vec();
+                    add(&mut result, value(*with), Activation::Identity)?;
+                }
+                Packed::Pool { kind, shape: window } => {
+                    result = zeros();
+                    pool(isa, *kind, window, shape.channels, images, &mut result)?;
+                }
+                Packed::GlobalAvgPool => {
+                    result = zeros();
+                    global_average(isa, shape.channels, images, &mut result)?;
+                }
+            }
             values.push(result);
             for read in step.reads().filter(|&read| read > 0 && self.last_reads[read] == index) {
                 values[read - 1] = Vec::new();
@@ -126,10 +139,6 @@ impl PackedNetwork {
         output.copy_from_slice(values.last().map_or(pixels, Vec::as_slice));
         Ok(())
     }
-}
-
-fn shape_of(window: &model::Pool) -> PoolShape {
-    PoolShape { kernel: window.kernel, stride: window.stride, padding: window.padding }
 }
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {

@@ -2,45 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::conv::{Images, Pair, steps};
+use super::conv::{Images, Pair};
 use super::error::{OpError, expect, positive};
 use super::simd::{Isa, Kernel, Simd, dispatch};
-
-/// The shape of a pooling window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolShape {
-    /// Window, per axis.
-    pub kernel: Pair,
-    /// Step, per axis.
-    pub stride: Pair,
-    /// Padding on each side, per axis, at most half the window.
-    pub padding: Pair,
-}
-
-impl PoolShape {
-    /// Height and width of the output for an input of `height * width` pixels.
-    ///
-    /// # Errors
-    /// [`OpError::Zero`] (an image without pixels too), [`OpError::Padding`] if a window could hold padding alone, [`OpError::Window`] if it is larger
-    /// than the padded input, or [`OpError::Overflow`].
-    pub fn output(&self, height: usize, width: usize) -> Result<Pair, OpError> {
-        let PoolShape { kernel, stride, padding } = *self;
-        positive("image side", height.min(width))?;
-        positive("kernel", kernel.height.min(kernel.width))?;
-        positive("stride", stride.height.min(stride.width))?;
-        for (axis, padding, window) in
-            [("height", padding.height, kernel.height), ("width", padding.width, kernel.width)]
-        {
-            if padding > window / 2 {
-                return Err(OpError::Padding { axis, padding, window });
-            }
-        }
-        Ok(Pair {
-            height: steps("height", height, kernel.height, stride.height, padding.height, 1)?,
-            width: steps("width", width, kernel.width, stride.width, padding.width, 1)?,
-        })
-    }
-}
+pub use crate::model::PoolShape;
 
 /// How a window becomes one value per channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +22,7 @@ pub enum PoolKind {
 /// Pools `input: [batch, height, width, channels]` into `output: [batch, out height, out width, channels]`.
 ///
 /// # Errors
-/// As [`PoolShape::output`]; [`OpError::Length`] or [`OpError::Overflow`] if a slice does not fit its shape.
+/// [`OpError`] in the words of [`PoolShape::output`]; [`OpError::Length`] or [`OpError::Overflow`] if a slice does not fit its shape.
 pub fn pool(
     isa: Isa,
     kind: PoolKind,

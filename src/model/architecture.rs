@@ -13,8 +13,16 @@ impl Architecture {
         }
     }
 
-    /// Prefixes of checkpoint tensors that belong to the network but not to the features: the classifier, and
-    /// batch-norm counters.
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Resnet18 => "resnet18",
+            Architecture::Resnet34 => "resnet34",
+            Architecture::Vgg16 => "vgg16",
+        }
+    }
+
+    /// Prefixes of checkpoint tensors that belong to the network but not to the features: the classifier.
     pub fn unread(self) -> &'static [&'static str] {
         match self {
             Architecture::Resnet18 | Architecture::Resnet34 => &["fc."],
@@ -87,7 +95,7 @@ fn vgg(convolutions: &[usize; 5]) -> Vec<Layer> {
             index += 2;
         }
         layers.push(Layer::MaxPool {
-            name: None,
+            name: Some(format!("features.{index}")),
             kernel: Pair::square(2),
             stride: None,
             padding: Pair::square(0),

@@ -1,10 +1,32 @@
 //! `config.json`: the serde types, and the checks that need no tensor.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::MapShape;
+use super::json::{Tagged, with_tag};
 use crate::input::Modality;
+
+/// Reads and writes an enum as an object whose field `$tag` names the variant.
+macro_rules! tagged {
+    ($type:ident, $tag:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                $type::deserialize(Tagged { tag: $tag, deserializer })
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let value = $type::serialize(self, serde_json::value::Serializer);
+                with_tag($tag, value.map_err(serde::ser::Error::custom)?).serialize(serializer)
+            }
+        }
+    };
+}
 
 /// The `format_version` that this library reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -98,6 +120,13 @@ pub struct ImageInput {
     pub std: [f32; 3],
 }
 
+impl ImageInput {
+    /// What the towers read.
+    pub fn shape(&self) -> MapShape {
+        MapShape { height: self.height, width: self.width, channels: 3 }
+    }
+}
+
 /// How an image reaches the towers' size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -177,7 +206,7 @@ pub enum Normalize {
 
 /// One modality's part of an encoder: features in, a vector out. `name` is unique within its list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Tower {
     /// An id's row of a table.
     Embedding {
@@ -241,6 +270,8 @@ pub enum Tower {
     },
 }
 
+tagged!(Tower, "kind");
+
 impl Tower {
     /// The tower's name.
     pub fn name(&self) -> &str {
@@ -298,7 +329,7 @@ pub enum FeatureKind {
 /// One layer of an explicit network. A layer reads the layer before it unless `from` names another; the first reads
 /// the pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layer {
     /// Cross-correlation, as `torch.nn.Conv2d`: reads `{name}.weight` `[out, in / groups, kernel, kernel]` and, with
     /// `bias`, `{name}.bias` `[out]`.
@@ -390,9 +421,25 @@ pub enum Layer {
     },
 }
 
+tagged!(Layer, "op");
+
+impl Layer {
+    /// The name that other layers refer to.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Layer::Conv { name, .. } | Layer::BatchNorm { name, .. } => Some(name),
+            Layer::Relu { name }
+            | Layer::Add { name, .. }
+            | Layer::MaxPool { name, .. }
+            | Layer::AvgPool { name, .. }
+            | Layer::GlobalAvgPool { name } => name.as_deref(),
+        }
+    }
+}
+
 /// A value per spatial axis, `[height, width]`; one number stands for both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "PairRepr", into = "[usize; 2]")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "[usize; 2]")]
 pub struct Pair {
     /// Vertical.
     pub height: usize,
@@ -413,24 +460,40 @@ impl Pair {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum PairRepr {
-    Square(usize),
-    Axes([usize; 2]),
+impl<'de> Deserialize<'de> for Pair {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pair, D::Error> {
+        deserializer.deserialize_any(PairVisitor)
+    }
 }
 
-impl From<PairRepr> for Pair {
-    fn from(repr: PairRepr) -> Pair {
-        match repr {
-            PairRepr::Square(side) => Pair::square(side),
-            PairRepr::Axes([height, width]) => Pair { height, width },
+struct PairVisitor;
+
+impl<'de> Visitor<'de> for PairVisitor {
+    type Value = Pair;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number or [height, width]")
+    }
+    fn visit_i64<E: Error>(self, side: i64) -> Result<Pair, E> {
+        Err(E::invalid_value(Unexpected::Signed(side), &self))
+    }
+    fn visit_u64<E: Error>(self, side: u64) -> Result<Pair, E> {
+        let side = usize::try_from(side);
+        side.map(Pair::square)
+            .map_err(|_| E::invalid_value(Unexpected::Other("a number beyond usize"), &self))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Pair, A::Error> {
+        let height = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+        let width = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
+        match seq.next_element::<usize>()? {
+            None => Ok(Pair { height, width }),
+            Some(_) => Err(A::Error::invalid_length(3, &self)),
         }
     }
 }
 
-impl std::fmt::Display for Pair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.height == self.width {
             self.height.fmt(f)
         } else {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use super::json::Document;
 use super::{BehaviourInput, Config, Encoder, FORMAT_VERSION, ModelError, Problem, Tower};
 use crate::input::{Modality, check_inputs};
 
@@ -32,8 +33,18 @@ impl Config {
         let mut text = Vec::new();
         file.take(MAX_CONFIG_BYTES).read_to_end(&mut text).map_err(io)?;
         let config = Config::parse(&text, &path)?;
-        let problems = config.problems();
-        if problems.is_empty() { Ok(config) } else { Err(ModelError::Invalid { path, problems }) }
+        config.check(&path)?;
+        Ok(config)
+    }
+
+    /// The checks that need no tensor; errors name the file `path`.
+    ///
+    /// # Errors
+    /// [`ModelError::Version`] for another version, and [`ModelError::Invalid`] with every contradiction.
+    pub fn check(&self, path: &Path) -> Result<(), ModelError> {
+        version(self.format_version, path)?;
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(ModelError::Invalid { path: path.into(), problems }) }
     }
 
     fn parse(text: &[u8], path: &Path) -> Result<Config, ModelError> {
@@ -43,16 +54,14 @@ impl Config {
         struct Version {
             format_version: Option<u32>,
         }
-        if let Ok(Version { format_version: Some(found) }) = serde_json::from_slice(text)
-            && found != FORMAT_VERSION
-        {
-            return Err(ModelError::Version { path: path.into(), found, expected: FORMAT_VERSION });
+        if let Ok(Version { format_version: Some(found) }) = serde_json::from_slice(text) {
+            version(found, path)?;
         }
         let mut parser = serde_json::Deserializer::from_slice(text);
-        let config = serde_path_to_error::deserialize(&mut parser)
-            .map_err(|error| json(error.path().to_string(), error.into_inner()))?;
+        let at = |error: serde_path_to_error::Error<_>| json(error.path().to_string(), error.into_inner());
+        let Document(value) = serde_path_to_error::deserialize(&mut parser).map_err(at)?;
         parser.end().map_err(|error| json(".".into(), error))?;
-        Ok(config)
+        serde_path_to_error::deserialize(value).map_err(at)
     }
 
     /// Every contradiction of the file that shows without the tensors.
@@ -60,6 +69,13 @@ impl Config {
         let mut problems: Vec<Problem> =
             check_inputs(&self.inputs).into_iter().map(|(at, what)| Problem { at, what }).collect();
         let mut problem = |at: String, what: String| problems.push(Problem { at, what });
+        if let Some(image) = &self.inputs.image
+            && image.height > 0
+            && image.width > 0
+            && let Err(what) = image.shape().check()
+        {
+            problem("inputs.image".into(), what);
+        }
         for (side, encoder) in [("query", &self.encoders.query), ("item", &self.encoders.item)] {
             let at = format!("encoders.{side}");
             self.check_towers(&format!("{at}.towers"), &encoder.towers, None, &mut problem);
@@ -155,4 +171,11 @@ impl Config {
         };
         if form == wanted { Ok(()) } else { Err(format!("{kind} reads {wanted}, but {input} is {form}")) }
     }
+}
+
+fn version(found: u32, path: &Path) -> Result<(), ModelError> {
+    if found == FORMAT_VERSION {
+        return Ok(());
+    }
+    Err(ModelError::Version { path: path.into(), found, expected: FORMAT_VERSION })
 }

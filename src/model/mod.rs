@@ -4,20 +4,26 @@
 //! | step | file |
 //! |---|---|
 //! | the JSON types | `config.rs` |
+//! | parsing that keeps the path of an error | `json.rs` |
 //! | reading and the checks that need no tensor | `load.rs` |
 //! | networks known by name, as lists of layers | `architecture.rs` |
 //! | a list of layers → steps with shapes, fused | `network.rs` |
+//! | how a window slides over a map | `window.rs` |
 //! | towers, heads and their tensors with shapes | `plan.rs` |
 
 mod architecture;
 mod config;
 mod error;
+mod json;
 mod load;
 mod network;
 mod plan;
+mod window;
 
 pub use config::*;
 pub use error::{ModelError, Problem};
 pub use load::MAX_CONFIG_BYTES;
-pub use network::{BatchNorm, Conv, MapShape, Network, Op, Pool, Step};
+pub use network::{BatchNorm, Conv, MapShape, Network, Op, Step};
 pub use plan::{EncoderPlan, LinearPlan, Plan, RankerPlan, Table, TowerOp, TowerPlan};
+pub(crate) use window::Window;
+pub use window::{PoolShape, WindowError};

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{Layer, Pair, Problem};
+use super::window::Window;
+use super::{Layer, Pair, PoolShape, Problem};
 
 /// The shape of one image's feature map; in memory `[height, width, channels]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,16 @@ impl MapShape {
     /// Values of the whole map. Does not overflow for the shapes that [`Network::compile`] accepts.
     pub fn len(self) -> usize {
         self.height * self.width * self.channels
+    }
+
+    /// That the map has values, and not more than a network takes.
+    pub(super) fn check(self) -> Result<(), String> {
+        let pixels = self.height.checked_mul(self.width);
+        match pixels.and_then(|pixels| pixels.checked_mul(self.channels)) {
+            Some(0) => Err(format!("a map of {} has no values", describe(self))),
+            Some(len) if len <= MAX_MAP => Ok(()),
+            _ => Err(format!("a map of {} has more than {MAX_MAP} values", describe(self))),
+        }
     }
 
     /// Whether the map holds no value.
@@ -66,11 +77,11 @@ pub enum Op {
         with: usize,
     },
     /// Maximum per window.
-    MaxPool(Pool),
+    MaxPool(PoolShape),
     /// Mean per window.
     AvgPool {
         /// The window.
-        pool: Pool,
+        pool: PoolShape,
         /// Whether padding counts in the divisor.
         count_include_pad: bool,
     },
@@ -128,28 +139,27 @@ impl BatchNorm {
     }
 }
 
-/// A pooling window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool {
-    /// Window.
-    pub kernel: Pair,
-    /// Step.
-    pub stride: Pair,
-    /// Padding on each side.
-    pub padding: Pair,
-}
-
 impl Network {
     /// Compiles `layers` over images of shape `input`; `prefix` stands before every tensor name.
     ///
     /// # Errors
-    /// The problems of the first layer that cannot be, at `layers[i]`: an unknown or repeated name, a window that does
-    /// not fit, channels that groups do not divide, a sum of different shapes, a map beyond 1 GiB; or a last map that
-    /// is not one pixel.
+    /// The problem of the first layer that cannot be, at `layers[i]`: an unknown or repeated name, a window that does
+    /// not fit, channels that groups do not divide, a sum of different shapes, a map beyond 1 GiB, padding included; or,
+    /// at `layers`, an image without values or beyond 1 GiB, or a last map that is not one pixel. What compiles has no
+    /// shape that an operation could refuse.
     pub fn compile(input: MapShape, layers: &[Layer], prefix: &str) -> Result<Network, Problem> {
+        Network::build(input, layers, prefix).map_err(|LayerError { layer, what }| Problem {
+            at: layer.map_or("layers".into(), |index| format!("layers[{index}]")),
+            what,
+        })
+    }
+
+    /// As [`Network::compile`], for a caller that has its own names for the layers.
+    pub(super) fn build(input: MapShape, layers: &[Layer], prefix: &str) -> Result<Network, LayerError> {
+        input.check().map_err(|what| LayerError { layer: None, what })?;
         let mut builder = Builder { prefix, shapes: vec![input], steps: Vec::new(), names: HashMap::new() };
         for (index, layer) in layers.iter().enumerate() {
-            builder.push(layer).map_err(|what| Problem { at: format!("layers[{index}]"), what })?;
+            builder.push(layer).map_err(|what| LayerError { layer: Some(index), what })?;
         }
         let last = builder.shapes[layers.len()];
         if (last.height, last.width) != (1, 1) {
@@ -157,7 +167,7 @@ impl Network {
                 "the network ends in a map of {}x{} pixels; end it with global_avg_pool",
                 last.height, last.width
             );
-            return Err(Problem { at: "layers".into(), what });
+            return Err(LayerError { layer: None, what });
         }
         Ok(Network { input, steps: fuse(builder.steps) })
     }
@@ -176,7 +186,7 @@ impl Network {
             }
             _ => 0,
         };
-        self.steps.iter().map(of).sum()
+        self.steps.iter().map(of).fold(0, u64::saturating_add)
     }
 
     /// For each value, the index of the last step that reads it; the output is read by a step past the end.
@@ -204,6 +214,14 @@ impl Step {
         };
         std::iter::once(self.input).chain(second)
     }
+}
+
+/// What is wrong with a list of layers.
+pub(super) struct LayerError {
+    /// The index of the layer that cannot be; `None` for the list as a whole.
+    pub layer: Option<usize>,
+    /// What is wrong there, with the values.
+    pub what: String,
 }
 
 /// Builds one unfused step per layer.
@@ -280,11 +298,12 @@ impl Builder<'_> {
         if !divides(shape.channels) || !divides(*out_channels) {
             return Err(format!("{} groups for {} to {out_channels} channels", groups, shape.channels));
         }
-        let output = MapShape {
-            height: extent(shape.height, kernel.height, stride.height, padding.height, dilation.height)?,
-            width: extent(shape.width, kernel.width, stride.width, padding.width, dilation.width)?,
-            channels: *out_channels,
-        };
+        let window = Window { kernel: *kernel, stride: *stride, padding: *padding, dilation: *dilation };
+        let Pair { height, width } =
+            window.over(shape.height, shape.width).map_err(|error| error.to_string())?;
+        let output = MapShape { height, width, channels: *out_channels };
+        output.check()?;
+        check_padded(shape, *padding)?;
         let op = Op::Conv(Conv {
             weight: format!("{}{name}.weight", self.prefix),
             bias: bias.then(|| format!("{}{name}.bias", self.prefix)),
@@ -299,52 +318,32 @@ impl Builder<'_> {
             residual: None,
             relu: false,
         });
-        Ok(Step { op, input, output: bounded(output)? })
+        Ok(Step { op, input, output })
     }
 
-    fn pool(&self, kernel: Pair, stride: Option<Pair>, padding: Pair) -> Result<(Pool, MapShape), String> {
+    fn pool(
+        &self,
+        kernel: Pair,
+        stride: Option<Pair>,
+        padding: Pair,
+    ) -> Result<(PoolShape, MapShape), String> {
         let shape = self.shapes[self.steps.len()];
-        let stride = stride.unwrap_or(kernel);
-        if padding.height > kernel.height / 2 || padding.width > kernel.width / 2 {
-            return Err(format!("padding {padding} is more than half of the window {kernel}"));
-        }
-        let output = MapShape {
-            height: extent(shape.height, kernel.height, stride.height, padding.height, 1)?,
-            width: extent(shape.width, kernel.width, stride.width, padding.width, 1)?,
-            channels: shape.channels,
-        };
-        Ok((Pool { kernel, stride, padding }, bounded(output)?))
+        let pool = PoolShape { kernel, stride: stride.unwrap_or(kernel), padding };
+        let Pair { height, width } =
+            pool.output(shape.height, shape.width).map_err(|error| error.to_string())?;
+        let output = MapShape { height, width, channels: shape.channels };
+        output.check()?;
+        check_padded(shape, padding)?;
+        Ok((pool, output))
     }
 }
 
-/// Windows along one axis: `(length + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1`, as PyTorch's `Conv2d`.
-fn extent(
-    length: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    dilation: usize,
-) -> Result<usize, String> {
-    if kernel == 0 || stride == 0 || dilation == 0 {
-        return Err(format!(
-            "kernel {kernel}, stride {stride}, dilation {dilation}: each must be at least 1"
-        ));
-    }
-    let overflow = || "the window's size overflows".to_string();
-    let reach = dilation.checked_mul(kernel - 1).and_then(|r| r.checked_add(1)).ok_or_else(overflow)?;
-    let padded = padding.checked_mul(2).and_then(|p| p.checked_add(length)).ok_or_else(overflow)?;
-    if reach > padded {
-        return Err(format!("a window of {reach} does not fit {length} pixels with padding {padding}"));
-    }
-    Ok((padded - reach) / stride + 1)
-}
-
-fn bounded(shape: MapShape) -> Result<MapShape, String> {
-    let len = shape.height.checked_mul(shape.width).and_then(|pixels| pixels.checked_mul(shape.channels));
-    match len {
-        Some(len) if len <= MAX_MAP => Ok(shape),
-        _ => Err(format!("a map of {} has more than {MAX_MAP} values", describe(shape))),
-    }
+/// Bounds a map with its padding: nothing stops a file from asking for any amount of zeros. The window fits the padded
+/// map, so this bounds the kernel too.
+fn check_padded(shape: MapShape, padding: Pair) -> Result<(), String> {
+    let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
+    let (height, width) = (padded(shape.height, padding.height), padded(shape.width, padding.width));
+    MapShape { height, width, ..shape }.check().map_err(|what| format!("with its padding, {what}"))
 }
 
 fn describe(shape: MapShape) -> String {

@@ -1,10 +1,12 @@
 //! Towers, heads and the tensors they read, with every shape known and checked against the checkpoint.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
+use super::network::LayerError;
 use super::{
-    Activation, Config, Encoder, HeadLayer, MapShape, ModelError, Network, Normalize, Op, Pooling, Problem,
-    Tower,
+    Activation, Architecture, Config, Encoder, HeadLayer, Layer, ModelError, Network, Normalize, Op, Pooling,
+    Problem, Tower,
 };
 use crate::input::Modality;
 use crate::weights::{Checkpoint, Expected, ShapePattern};
@@ -131,13 +133,19 @@ pub struct LinearPlan {
 }
 
 impl Plan {
-    /// Checks the configuration against the checkpoint.
+    /// Checks the configuration, then against the checkpoint; errors name the file `path`.
     ///
     /// # Errors
-    /// [`WeightsError::Mismatch`](crate::weights::WeightsError::Mismatch) with every tensor that is missing,
-    /// unexpected or mis-shaped, else [`ModelError::Invalid`] with what the shapes contradict: encoders of different
-    /// widths, a network that does not fit its image, a padding id outside its table.
-    pub fn new(config: &Config, checkpoint: &Checkpoint, path: &std::path::Path) -> crate::Result<Plan> {
+    /// As [`Config::check`]; [`ModelError::Invalid`] with every network that does not fit its image, or every `rename`
+    /// that no tower reads; else [`WeightsError::Mismatch`](crate::weights::WeightsError::Mismatch) with every tensor
+    /// that is missing, unexpected or mis-shaped; else [`ModelError::Invalid`] with what the shapes contradict: encoders
+    /// of different widths, a padding id outside its table.
+    pub fn new(config: &Config, checkpoint: &Checkpoint, path: &Path) -> crate::Result<Plan> {
+        config.check(path)?;
+        let refuse = |problems: Vec<Problem>| match problems.is_empty() {
+            true => Ok(()),
+            false => Err(ModelError::Invalid { path: path.into(), problems }),
+        };
         let mut binder = Binder::new(config, checkpoint);
         let query = binder.encoder("encoders.query", &config.encoders.query);
         let item = binder.encoder("encoders.item", &config.encoders.item);
@@ -148,20 +156,25 @@ impl Plan {
             let at = "ranker.item_towers";
             let item_towers =
                 binder.towers(at, &ranker.item_towers, &config.encoders.item.towers, &item.towers);
-            let width = query_towers.iter().chain(&item_towers).map(|tower| tower.width).sum();
+            let width = total(query_towers.iter().chain(&item_towers));
             let head = binder.head("ranker.head", &ranker.head, width);
             RankerPlan { query_towers, item_towers, head }
         });
         let plan = Plan { query, item, ranker };
-        // The tensors come first: with one missing, the widths that follow from it are not worth reporting.
+        // In the order of what follows from what: without its network, a tower's tensors are unexpected; with a wrong
+        // name in `rename`, one is missing and another unexpected; with one missing, its width is not known.
+        refuse(std::mem::take(&mut binder.networks))?;
+        refuse(binder.unused_names())?;
         checkpoint.check(&binder.expected, &binder.ignored)?;
         binder.check_widths(&plan);
-        if binder.problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(ModelError::Invalid { path: path.into(), problems: binder.problems }.into())
-        }
+        refuse(binder.problems)?;
+        Ok(plan)
     }
+}
+
+/// The length of the towers' concatenation; what does not fit `usize` is refused as any other length beyond the limit.
+fn total<'a>(towers: impl IntoIterator<Item = &'a TowerPlan>) -> usize {
+    towers.into_iter().map(|tower| tower.width).fold(0, usize::saturating_add)
 }
 
 /// Walks the configuration, resolves names and shapes, and collects what the checkpoint must hold.
@@ -170,8 +183,12 @@ struct Binder<'a> {
     checkpoint: &'a Checkpoint,
     expected: Vec<Expected>,
     ignored: Vec<String>,
+    /// Networks that cannot be.
+    networks: Vec<Problem>,
+    /// What the tensors' shapes contradict.
     problems: Vec<Problem>,
-    renamed: BTreeSet<&'a str>,
+    /// The names in `rename` that something reads.
+    used: BTreeSet<&'a str>,
 }
 
 impl<'a> Binder<'a> {
@@ -181,14 +198,15 @@ impl<'a> Binder<'a> {
             checkpoint,
             expected: Vec::new(),
             ignored: config.ignore.clone(),
+            networks: Vec::new(),
             problems: Vec::new(),
-            renamed: BTreeSet::new(),
+            used: BTreeSet::new(),
         }
     }
 
     fn encoder(&mut self, at: &str, encoder: &Encoder) -> EncoderPlan {
         let towers = self.towers(&format!("{at}.towers"), &encoder.towers, &[], &[]);
-        let width = towers.iter().map(|tower| tower.width).sum();
+        let width = total(&towers);
         let head = self.head(&format!("{at}.head"), &encoder.head, width);
         let width = head.last().map_or(width, |layer| layer.outputs);
         EncoderPlan { towers, head, normalize: encoder.normalize, width }
@@ -214,8 +232,14 @@ impl<'a> Binder<'a> {
                     }
                     (table.width, TowerOp::EmbeddingBag { table, pooling: *pooling, padding_id: *padding_id })
                 }
-                Tower::ConvStack { .. } => {
-                    let Some(network) = self.network(&at, tower) else { continue };
+                Tower::ConvStack { architecture, layers, prefix, .. } => {
+                    let network = match self.network(&at, *architecture, layers, prefix) {
+                        Ok(network) => network,
+                        Err(problem) => {
+                            self.networks.push(problem);
+                            continue; // The plan is refused, whatever its other towers are.
+                        }
+                    };
                     (network.width(), TowerOp::Network(network))
                 }
                 Tower::Linear { weight, bias, activation, over, .. } => {
@@ -281,19 +305,30 @@ impl<'a> Binder<'a> {
         (weight, rows, columns)
     }
 
-    fn network(&mut self, at: &str, tower: &Tower) -> Option<Network> {
-        let Tower::ConvStack { architecture, layers, prefix, .. } = tower else { return None };
-        let image = self.config.inputs.image.as_ref()?;
-        let input = MapShape { height: image.height, width: image.width, channels: 3 };
-        let named = architecture.map(|architecture| {
-            self.ignored.extend(architecture.unread().iter().map(|unread| format!("{prefix}{unread}")));
-            architecture.layers()
-        });
-        let mut network = match Network::compile(input, named.as_ref().unwrap_or(layers), prefix) {
-            Ok(network) => network,
-            Err(Problem { at: layer, what }) => {
-                self.problems.push(Problem { at: format!("{at}.{layer}"), what });
-                return None;
+    fn network(
+        &mut self,
+        at: &str,
+        architecture: Option<Architecture>,
+        layers: &[Layer],
+        prefix: &str,
+    ) -> Result<Network, Problem> {
+        let problem = |at: String, what: String| Problem { at, what };
+        let Some(image) = &self.config.inputs.image else {
+            return Err(problem(format!("{at}.input"), "inputs.image is missing".into()));
+        };
+        let input = image.shape();
+        let mut network = match architecture {
+            None => Network::compile(input, layers, prefix)
+                .map_err(|error| problem(format!("{at}.{}", error.at), error.what))?,
+            Some(architecture) => {
+                self.ignored.extend(architecture.unread().iter().map(|unread| format!("{prefix}{unread}")));
+                let layers = architecture.layers();
+                Network::build(input, &layers, prefix).map_err(|LayerError { layer, what }| {
+                    // The layers are not in the file: their names say more than their numbers.
+                    let layer = layer.and_then(|layer| layers[layer].name());
+                    let layer = layer.map_or(String::new(), |layer| format!(", layer `{layer}`"));
+                    problem(format!("{at}.architecture"), format!("{}{layer}: {what}", architecture.name()))
+                })?
             }
         };
         for step in &mut network.steps {
@@ -314,25 +349,32 @@ impl<'a> Binder<'a> {
                 for tensor in &mut batch_norm.tensors {
                     *tensor = self.expect(tensor, &[Some(batch_norm.channels)]);
                 }
-                // PyTorch counts batches beside the statistics; inference has no use for it.
-                self.ignored.push(format!("{}.num_batches_tracked", batch_norm.name));
+                // PyTorch counts batches beside the statistics; inference has no use for it. Where the statistics were
+                // renamed, so was their counter.
+                let [.., mean, _] = &batch_norm.tensors;
+                let name = mean.strip_suffix(".running_mean").unwrap_or(&batch_norm.name);
+                self.ignored.push(format!("{name}.num_batches_tracked"));
+                let counter = format!("{}.num_batches_tracked", batch_norm.name);
+                let renamed = self.renamed(&counter).map(String::from);
+                self.ignored.extend(renamed);
             }
         }
-        Some(network)
+        Ok(network)
     }
 
     /// Records that the checkpoint must hold `name` (after the rename map) with this shape; `None` is any length.
     fn expect(&mut self, name: &str, shape: &[Option<usize>]) -> String {
-        let name = match self.config.rename.get_key_value(name) {
-            Some((from, to)) => {
-                self.renamed.insert(from);
-                to
-            }
-            None => name,
-        };
+        let name = self.renamed(name).unwrap_or(name);
         let shape = ShapePattern(shape.into());
         self.expected.push(Expected { name: name.into(), shape });
         name.into()
+    }
+
+    /// The checkpoint's name for `name`, if the configuration gives one.
+    fn renamed(&mut self, name: &str) -> Option<&'a str> {
+        let (from, to) = self.config.rename.get_key_value(name)?;
+        self.used.insert(from);
+        Some(to)
     }
 
     fn shape(&self, name: &str) -> Option<&'a [usize]> {
@@ -357,9 +399,13 @@ impl<'a> Binder<'a> {
         {
             problem("ranker.head", format!("ends in {outputs} values instead of one"));
         }
-        let unused = self.config.rename.keys().filter(|name| !self.renamed.contains(name.as_str()));
-        for name in unused.cloned().collect::<Vec<_>>() {
-            problem("rename", format!("the model reads no tensor named `{name}`"));
-        }
+    }
+
+    /// The names in `rename` that nothing reads.
+    fn unused_names(&self) -> Vec<Problem> {
+        let unused = self.config.rename.keys().filter(|name| !self.used.contains(name.as_str()));
+        let problem =
+            |name| Problem { at: "rename".into(), what: format!("the model reads no tensor named `{name}`") };
+        unused.map(problem).collect()
     }
 }
