@@ -1,5 +1,6 @@
 //! Item vectors and their exact search.
 
+mod aligned;
 mod error;
 mod search;
 pub mod store;
@@ -8,6 +9,7 @@ pub use error::{CatalogueError, Role};
 pub use search::{Certificate, Hit, Hits};
 
 use crate::cpu::normalize::{NormalizeError, check_row, normalize_rows};
+use aligned::Aligned;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -41,7 +43,7 @@ struct Inner {
     dim: usize,
     ids: Vec<i64>,
     /// `[rows, dim]`, normalised for [`Metric::Cosine`].
-    vectors: Vec<f32>,
+    vectors: Aligned,
     /// The rows in order of their ids; `None` if they are in that order already.
     by_id: Option<Vec<usize>>,
 }
@@ -83,6 +85,7 @@ impl Catalogue {
         check_shape(dim, ids.len(), vectors.len())?;
         let by_id = sort_ids(&ids)?;
         check_vectors(Role::Row, dim, &vectors)?;
+        let vectors = Aligned::new(vectors);
         Ok(Catalogue { inner: Arc::new(Inner { metric, dim, ids, vectors, by_id }) })
     }
 
