@@ -71,6 +71,26 @@ impl<'de> Visitor<'de> for DocumentVisitor {
     }
 }
 
+/// Reads and writes an enum as an object whose field `$tag` names the variant; the type derives both with `remote = "Self"`.
+macro_rules! tagged {
+    ($type:ident, $tag:literal) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                $type::deserialize($crate::model::json::Tagged { tag: $tag, deserializer })
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let value = $type::serialize(self, serde_json::value::Serializer);
+                let value = value.map_err(serde::ser::Error::custom)?;
+                serde::Serialize::serialize(&$crate::model::json::with_tag($tag, value), serializer)
+            }
+        }
+    };
+}
+pub(super) use tagged;
+
 /// Reads an enum from an object: field `tag` names the variant, the other fields are the variant's. Fields that stand
 /// before the tag are understood, but their errors are reported at the object.
 pub(super) struct Tagged<D> {

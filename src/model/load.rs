@@ -69,6 +69,7 @@ impl Config {
         let mut problems: Vec<Problem> =
             check_inputs(&self.inputs).into_iter().map(|(at, what)| Problem { at, what }).collect();
         let mut problem = |at: String, what: String| problems.push(Problem { at, what });
+        // A side of 0 is found above.
         if let Some(image) = &self.inputs.image
             && image.height > 0
             && image.width > 0

@@ -3,7 +3,7 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | the JSON types | `config.rs` |
+//! | the JSON types | `config.rs`, `layer.rs` |
 //! | parsing that keeps the path of an error | `json.rs` |
 //! | reading and the checks that need no tensor | `load.rs` |
 //! | networks known by name, as lists of layers | `architecture.rs` |
@@ -15,6 +15,7 @@ mod architecture;
 mod config;
 mod error;
 mod json;
+mod layer;
 mod load;
 mod network;
 mod plan;
@@ -22,6 +23,7 @@ mod window;
 
 pub use config::*;
 pub use error::{ModelError, Problem};
+pub use layer::{Layer, Pair};
 pub use load::MAX_CONFIG_BYTES;
 pub use network::{BatchNorm, Conv, MapShape, Network, Op, Step};
 pub use plan::{EncoderPlan, LinearPlan, Plan, RankerPlan, Table, TowerOp, TowerPlan};
