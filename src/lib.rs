@@ -22,6 +22,7 @@ pub mod engine;
 pub mod error;
 mod files;
 pub mod input;
+mod json;
 pub mod model;
 pub mod npy;
 pub mod weights;

@@ -199,17 +199,17 @@ fn keys_given_twice_are_refused() {
         (
             r#""clicked": "items.weight""#,
             r#""clicked": "a", "clicked": "items.weight""#,
-            "at rename: field `clicked` is given twice",
+            "at rename: field \"clicked\" is given twice",
         ),
         (
             r#""name": "shortcut","#,
             r#""name": "shortcut", "name": "shortcut","#,
-            "at encoders.query.towers[2].layers[4]: field `name` is given twice",
+            "at encoders.query.towers[2].layers[4]: field \"name\" is given twice",
         ),
         (
             r#""format_version": 1,"#,
             r#""format_version": 1, "format_version": 1,"#,
-            "at .: field `format_version` is given twice",
+            "at .: field \"format_version\" is given twice",
         ),
     ] {
         assert!(valid.contains(once), "{once}");

@@ -7,7 +7,6 @@ mod decode;
 mod error;
 mod features;
 mod image;
-mod json;
 mod preprocessor;
 mod records;
 mod request;

@@ -11,9 +11,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use crate::json::Unique;
 use serde_json::{Map, Value};
 
-use super::json::Unique;
 use super::{Behaviour, Image, InputError, Request};
 use crate::model::Inputs;
 

@@ -6,8 +6,7 @@ use std::vec::IntoIter;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use serde_json::{Map, Value};
@@ -15,59 +14,19 @@ use serde_json::{Map, Value};
 /// The fields that say which variant an object is.
 const TAGS: [&str; 2] = ["kind", "op"];
 
-/// A JSON value in which no object has a field twice, and the tag of each object is its first field.
-pub(super) struct Document(pub Value);
-
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
-        deserializer.deserialize_any(DocumentVisitor).map(Document)
-    }
-}
-
-struct DocumentVisitor;
-
-impl<'de> Visitor<'de> for DocumentVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Document(value)) = seq.next_element()? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if fields.contains_key(&name) {
-                return Err(A::Error::custom(format_args!("field `{name}` is given twice")));
+/// Makes the tag of each object its first field.
+pub(super) fn tags_first(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(tags_first),
+        Value::Object(fields) => {
+            for tag in TAGS {
+                if let Some(value) = fields.shift_remove(tag) {
+                    fields.shift_insert(0, tag.into(), value);
+                }
             }
-            let Document(value) = map.next_value()?;
-            let at = if TAGS.contains(&name.as_str()) { 0 } else { fields.len() };
-            fields.shift_insert(at, name, value);
+            fields.values_mut().for_each(tags_first);
         }
-        Ok(Value::Object(fields))
+        _ => {}
     }
 }
 

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use super::json::Document;
+use super::json::tags_first;
 use super::{BehaviourInput, Config, Encoder, FORMAT_VERSION, ModelError, Problem, Tower};
 use crate::input::{Modality, check_inputs};
+use crate::json::Unique;
 
 /// The largest `config.json` that is read.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -59,8 +60,9 @@ impl Config {
         }
         let mut parser = serde_json::Deserializer::from_slice(text);
         let at = |error: serde_path_to_error::Error<_>| json(error.path().to_string(), error.into_inner());
-        let Document(value) = serde_path_to_error::deserialize(&mut parser).map_err(at)?;
+        let Unique(mut value) = serde_path_to_error::deserialize(&mut parser).map_err(at)?;
         parser.end().map_err(|error| json(".".into(), error))?;
+        tags_first(&mut value);
         serde_path_to_error::deserialize(value).map_err(at)
     }
 
