@@ -111,6 +111,9 @@ fn hint(error: &Error) -> Option<String> {
 fn row_hint(error: &RowError) -> Option<String> {
     match error {
         RowError::UnknownId { rows, .. } => Some(format!("ids run from 0 to {}", rows.saturating_sub(1))),
+        RowError::Unread { modality, .. } => {
+            Some(format!("leave `{modality}` out, or call it otherwise in a file if it is only to be shown"))
+        }
         RowError::NothingToRank { .. } => Some("leave --rerank out".into()),
         RowError::Input(InputError::Read { .. }) => {
             Some("a photo's path counts from the folder of the file that names it, --image from here".into())
