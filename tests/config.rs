@@ -357,22 +357,7 @@ fn open_with_tensors(changed: &[(&str, &[usize])]) -> String {
     for file in ["config.json", "tokenizer.json"] {
         std::fs::copy(golden(&format!("dense/{file}")), folder.path().join(file)).unwrap();
     }
-    let file = common::Golden::open("tests/golden/model/dense/model.safetensors");
-    let names = [
-        "text.weight",
-        "user.weight",
-        "taste.weight",
-        "taste.bias",
-        "query_head.weight",
-        "query_head.bias",
-        "item_head.weight",
-        "rank.0.weight",
-        "rank.0.bias",
-        "rank.1.weight",
-        "rank.1.bias",
-    ];
-    let mut tensors: std::collections::BTreeMap<String, common::Tensor> =
-        names.iter().map(|name| (name.to_string(), (file.shape(name), file.f32s(name)))).collect();
+    let mut tensors = common::Golden::open("tests/golden/model/dense/model.safetensors").tensors();
     for (name, shape) in changed {
         tensors.insert(name.to_string(), (shape.to_vec(), Vec::new()));
     }

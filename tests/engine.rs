@@ -126,7 +126,7 @@ fn a_linear_head_gives_pytorchs_vectors_and_scores() {
     let scores = golden.f32s("scores"); // [5, 4]
     for (row, hits) in catalogue.search(&queries, 4).unwrap().iter().enumerate() {
         for hit in hits.iter() {
-            assert_close("score", &[hit.score], &[scores[row * 4 + hit.row]], 1e-4);
+            assert_close("score", &[hit.score], &[scores[row * 4 + hit.row]], F32);
         }
     }
 }
@@ -161,8 +161,8 @@ fn parts_and_ranker_scores_are_pytorchs() {
         let (golden_part, bias) = (golden.f32s(&format!("parts.{name}")), golden.f32s("parts.bias"));
         for item in 0..3 {
             let found = part(row, item);
-            assert_close(name, &[found.get(modality).unwrap()], &[golden_part[batch_row * 4 + item]], 1e-4);
-            assert_close("bias", &[found.bias()], &[bias[batch_row * 4 + item]], 1e-4);
+            assert_close(name, &[found.get(modality).unwrap()], &[golden_part[batch_row * 4 + item]], F32);
+            assert_close("bias", &[found.bias()], &[bias[batch_row * 4 + item]], F32);
             assert_eq!(found.iter().count(), 1);
         }
     }
@@ -536,22 +536,7 @@ fn what_only_the_ranker_reads_can_be_supplied() {
         config["encoders"]["query"]["head"][0] = serde_json::json!({"weight": "narrow"});
         config["ignore"] = serde_json::json!(["query_head."]);
     });
-    let golden = Golden::open("tests/golden/model/dense/model.safetensors");
-    let names = [
-        "text.weight",
-        "user.weight",
-        "taste.weight",
-        "taste.bias",
-        "query_head.weight",
-        "query_head.bias",
-        "item_head.weight",
-        "rank.0.weight",
-        "rank.0.bias",
-        "rank.1.weight",
-        "rank.1.bias",
-    ];
-    let mut tensors: std::collections::BTreeMap<String, common::Tensor> =
-        names.iter().map(|name| (name.to_string(), (golden.shape(name), golden.f32s(name)))).collect();
+    let mut tensors = Golden::open("tests/golden/model/dense/model.safetensors").tensors();
     tensors.insert("narrow".into(), (vec![31, 34], common::values("narrow", 31 * 34)));
     common::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
     let engine = Engine::open(folder.path(), Options::default()).unwrap();

@@ -21,7 +21,6 @@ use crate::weights::Checkpoint;
 use crate::{Error, Result};
 
 /// A model ready to run on the CPU.
-#[derive(Debug)]
 pub(crate) struct Model {
     checkpoint: Arc<Checkpoint>,
     unknown_ids: UnknownIds,
@@ -31,7 +30,6 @@ pub(crate) struct Model {
     ranker: Option<Ranker>,
 }
 
-#[derive(Debug)]
 struct Encoder {
     towers: Vec<Tower>,
     head: Head,
@@ -39,14 +37,12 @@ struct Encoder {
     width: usize,
 }
 
-#[derive(Debug)]
 struct Ranker {
     query: Vec<Tower>,
     item: Vec<Tower>,
     head: Head,
 }
 
-#[derive(Debug)]
 struct Tower {
     name: String,
     input: Modality,
@@ -54,7 +50,6 @@ struct Tower {
     op: Op,
 }
 
-#[derive(Debug)]
 enum Op {
     Embedding(Rows),
     Bag {
@@ -72,7 +67,6 @@ enum Op {
 }
 
 /// An embedding table.
-#[derive(Debug)]
 struct Rows {
     table: Table,
     /// The values, where the checkpoint has them at an address that cannot be read as numbers in place.

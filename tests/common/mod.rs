@@ -41,6 +41,13 @@ impl Golden {
         self.i64s(name).into_iter().map(|value| usize::try_from(value).unwrap()).collect()
     }
 
+    /// All tensors, which must be f32.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = |name: &str| (name.to_string(), (self.shape(name), self.f32s(name)));
+        file.names().into_iter().map(tensor).collect()
+    }
+
     fn view<T>(&self, name: &str, read: impl FnOnce(&TensorView<'_>) -> T) -> T {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         read(&file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")))

@@ -41,7 +41,7 @@ struct Part {
     packed_bytes: usize,
     /// Of one image, for convolutional networks.
     #[serde(skip_serializing_if = "Option::is_none")]
-    multiply_adds: Option<usize>,
+    multiply_adds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -129,7 +129,7 @@ impl Part {
             }
             TowerOp::Network(network) => {
                 let kind = format!("conv_stack, {} steps", network.steps.len());
-                (kind, network_tensors(network), packed(network), Some(multiply_adds(network)))
+                (kind, network_tensors(network), packed(network), Some(network.multiply_adds()))
             }
             TowerOp::Linear(linear) => {
                 (linear_kind(linear), linear_tensors(linear), packed_linear(linear), None)
@@ -169,7 +169,7 @@ impl Part {
         width: usize,
         tensors: &[String],
         packed_bytes: usize,
-        multiply_adds: Option<usize>,
+        multiply_adds: Option<u64>,
         checkpoint: &Checkpoint,
     ) -> Part {
         let views: Vec<_> = tensors.iter().filter_map(|name| checkpoint.tensor(name).ok()).collect();
@@ -198,8 +198,8 @@ impl Part {
             first.unwrap_or_default() + &more,
             grouped(self.width),
             grouped(self.parameters),
-            format!("{}B", short(self.file_bytes)),
-            format!("{}B", short(self.packed_bytes)),
+            format!("{}B", short(self.file_bytes as u64)),
+            format!("{}B", short(self.packed_bytes as u64)),
             self.multiply_adds.map(short).unwrap_or_default(),
         ]
     }
@@ -207,7 +207,7 @@ impl Part {
 
 /// A number in thousands, millions and so on, with a space before its unit: `238.5 k`.
 #[allow(clippy::cast_precision_loss)] // one decimal is kept
-fn short(n: usize) -> String {
+fn short(n: u64) -> String {
     let mut value = n as f64;
     let mut units = ["", "k", "M", "G", "T"].into_iter();
     let mut unit = units.next().unwrap_or_default();
@@ -267,15 +267,6 @@ fn packed(network: &Network) -> usize {
         _ => 0,
     });
     values.sum::<usize>() * size_of::<f32>()
-}
-
-/// Multiply-adds of the convolutions for one image.
-fn multiply_adds(network: &Network) -> usize {
-    let of = |step: &mercer::model::Step| match &step.op {
-        Op::Conv(conv) => step.output.len() * taps(conv),
-        _ => 0,
-    };
-    network.steps.iter().map(of).sum()
 }
 
 /// Values that a convolution reads for one value that it writes.
