@@ -70,13 +70,13 @@ impl<T: Pod> Place<T> {
     /// The place in a buffer of the host; empty if the buffer ends before it.
     pub(crate) fn in_host<'a>(&self, buffer: &'a [u8]) -> &'a [T] {
         let bytes = buffer.get(self.bytes());
-        bytemuck::cast_slice(bytes.unwrap_or(&[]))
+        bytes.and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or(&[])
     }
 
     /// [`Place::in_host`], to be written.
     pub(crate) fn in_host_mut<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [T] {
         let bytes = buffer.get_mut(self.bytes());
-        bytemuck::cast_slice_mut(bytes.unwrap_or(&mut []))
+        bytes.and_then(|bytes| bytemuck::try_cast_slice_mut(bytes).ok()).unwrap_or(&mut [])
     }
 }
 
@@ -97,9 +97,10 @@ mod tests {
         let (a, b, c) = (layout.place::<u8>(1), layout.place::<u64>(33), layout.place::<f32>(0));
         assert_eq!((a.start, b.start, c.start), (0, 256, 256 + 512));
         assert_eq!(layout.bytes(), 768);
-        let mut host = vec![0; layout.bytes()];
-        b.in_host_mut(&mut host)[32] = u64::MAX;
-        assert_eq!(b.in_host(&host)[32], u64::MAX);
+        let mut host = vec![0u64; layout.bytes() / 8]; // aligned as pinned memory is
+        let host: &mut [u8] = bytemuck::cast_slice_mut(&mut host);
+        b.in_host_mut(host)[32] = u64::MAX;
+        assert_eq!(b.in_host(host)[32], u64::MAX);
         assert_eq!(host.iter().filter(|&&byte| byte != 0).count(), 8);
     }
 

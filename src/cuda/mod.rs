@@ -24,9 +24,10 @@ pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use memory::{Pinned, Slice};
-pub use pool::WhenBusy;
 pub use stream::{Graph, Stream};
-pub use tensor::{Precision, Rows, Tensor};
+pub use tensor::{Rows, Tensor};
+
+pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
 pub(crate) use error::{expect, to_u32};

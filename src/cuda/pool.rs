@@ -4,16 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::CudaError;
-
-/// What a call does when everything is checked out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum WhenBusy {
-    /// Wait for another call to end.
-    #[default]
-    Wait,
-    /// Fail with [`CudaError::Busy`].
-    Refuse,
-}
+use crate::engine::WhenBusy;
 
 /// A fixed number of things, each used by one call at a time.
 pub(crate) struct Pool<T> {

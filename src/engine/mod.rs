@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use cpu::Model;
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
-pub use options::{Device, Options, Source, UnknownId, UnknownIds};
+pub use options::{Device, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
 
 #[cfg(doc)]
@@ -98,6 +98,7 @@ impl Engine {
         let pool = options.threads.map(pool).transpose()?;
         let build = || match options.device {
             Device::Cpu => Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best()),
+            Device::Cuda(_) => Err(EngineError::NoCuda.into()),
         };
         let model = match &pool {
             Some(pool) => pool.install(build),
