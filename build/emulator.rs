@@ -49,7 +49,8 @@ pub fn build(root: &Path, kernels: &[KernelFile], out: &Path) -> Result<(), Stri
         let mut command = Command::new(&compiler);
         command.args(FLAGS).arg("-I").arg(root.join("emulator")).arg("-I").arg(root.join("kernels/device"));
         command.arg("-I").arg(root.join("kernels")).arg("-c").arg(unit).arg("-o").arg(object);
-        let child = command.spawn().map_err(|error| format!("{compiler}: {error}; install g++ or set CXX"))?;
+        let child =
+            command.spawn().map_err(|error| format!("{compiler}: {error}; install g++ or set CXX"))?;
         running.push((unit, child));
     }
     for (unit, mut child) in running {
