@@ -1,5 +1,6 @@
 //! Compiles kernel files with nvcc, one fat binary each, and keeps those whose sources have not changed.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,7 +89,7 @@ impl Compiler<'_> {
     /// What an image was made with.
     fn stamp(&self, arguments: &[OsString]) -> String {
         let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-        format!("{} {:?}\n{}\n", self.toolkit.nvcc.display(), self.toolkit.version, arguments.join("\n"))
+        format!("{}\n{:?}\n{}\n", self.toolkit.nvcc.display(), self.toolkit.version, arguments.join("\n"))
     }
 
     fn is_stale(&self, name: &str, stamp: &str) -> bool {
@@ -98,8 +99,8 @@ impl Compiler<'_> {
         let (Ok(made), Ok(dependencies)) = (modified(&path), fs::read_to_string(self.file(name, "d"))) else {
             return true;
         };
-        let changed = |file: PathBuf| modified(&self.root.join(file)).is_ok_and(|time| time <= made) == false;
-        !made_alike || dependencies_of(&dependencies).into_iter().any(changed)
+        let unchanged = |file: PathBuf| modified(&self.root.join(file)).is_ok_and(|time| time <= made);
+        !made_alike || !dependencies_of(&dependencies).into_iter().all(unchanged)
     }
 
     fn compile(&self, name: &str, arguments: &[OsString], threads: usize) -> Result<(), Failure> {
@@ -123,7 +124,9 @@ impl Compiler<'_> {
                 )),
             });
         }
-        for line in text.lines().filter(|line| !is_information(line)) {
+        // Every architecture brings the same warnings.
+        let mut said = HashSet::new();
+        for line in text.lines().filter(|line| !is_information(line) && said.insert(*line)) {
             println!("cargo::warning={line}");
         }
         fs::write(self.file(name, "log"), text.as_bytes()).map_err(failure)?;
