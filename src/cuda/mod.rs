@@ -16,6 +16,7 @@ mod memory;
 mod stream;
 mod tensor;
 
+pub mod embedding;
 pub mod normalize;
 
 pub use device::{Device, DeviceInfo};
