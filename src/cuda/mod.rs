@@ -8,11 +8,13 @@
 //! [`Stream::synchronize`].
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
+mod arena;
 mod device;
 mod driver;
 mod error;
 mod kernel;
 mod memory;
+mod pool;
 mod stream;
 mod tensor;
 
@@ -24,7 +26,11 @@ pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use memory::{Pinned, Slice};
 pub use stream::{Graph, Stream};
-pub use tensor::{Precision, Rows, Tensor};
+pub use tensor::{Rows, Tensor};
 
+pub use crate::model::Precision;
+
+pub(crate) use arena::{Layout, Place};
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};
+pub(crate) use pool::{CheckedOut, Pool};
