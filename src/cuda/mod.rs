@@ -18,6 +18,7 @@ mod pool;
 mod stream;
 mod tensor;
 
+pub mod embedding;
 pub mod normalize;
 
 pub use device::{Device, DeviceInfo};
