@@ -1,5 +1,6 @@
 //! What `build.rs` decides: which entry points a kernel file has, which nvcc is used for which architectures, what is
 //! compiled again and what is said when something is missing.
+#![allow(clippy::unwrap_used)] // a failed check ends the test
 
 #[allow(dead_code)]
 #[path = "../build/mod.rs"]
@@ -253,6 +254,7 @@ fn failures_of_nvcc_are_explained() {
         ("x.h:82: fatal error: crt/host_config.h: No such file or directory\n", "`nvidia-cuda-crt`"),
         ("x.h:5: fatal error: nv/target: No such file or directory\n", "`nvidia-cuda-cccl`"),
         ("sh: 1: cicc: not found\n", "`nvidia-nvvm`"),
+        ("sh: 1: ptxas: not found\n", "`nvidia-cuda-nvcc`"),
     ] {
         let message = explain(output, &toolkit, None).unwrap_or_default();
         assert!(message.contains(says) && message.contains("/opt/cuda/bin/nvcc"), "{output}\n{message}");
