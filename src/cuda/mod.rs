@@ -16,6 +16,8 @@ mod memory;
 mod stream;
 mod tensor;
 
+pub mod head;
+pub mod linear;
 pub mod normalize;
 
 pub use device::{Device, DeviceInfo};
