@@ -19,6 +19,8 @@ mod stream;
 mod tensor;
 
 pub mod embedding;
+pub mod head;
+pub mod linear;
 pub mod normalize;
 
 pub use device::{Device, DeviceInfo};
