@@ -16,7 +16,12 @@ mod memory;
 mod stream;
 mod tensor;
 
+pub mod conv;
+pub mod elementwise;
+pub mod network;
 pub mod normalize;
+pub mod pixels;
+pub mod pool;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};

@@ -30,6 +30,15 @@ impl Precision {
             Precision::F16 | Precision::Bf16 => 2,
         }
     }
+
+    /// Its place in [`Precision::ALL`], and of its kernel among an op's.
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Precision::F32 => 0,
+            Precision::F16 => 1,
+            Precision::Bf16 => 2,
+        }
+    }
 }
 
 /// Values of one precision in the memory of a device; what they are a tensor of, the ops say. Cheap to clone.
@@ -144,6 +153,23 @@ impl Tensor {
         let size = self.precision.bytes();
         let bytes = self.bytes.part(range.start * size..range.end * size)?;
         Ok(Tensor { bytes, precision: self.precision, len: range.end - range.start })
+    }
+
+    /// Checks that the tensor is what an op takes as `what`, at an address that vectors of 16 bytes may have.
+    pub(crate) fn expect(
+        &self,
+        what: &'static str,
+        precision: Precision,
+        shape: &[usize],
+    ) -> Result<(), CudaError> {
+        super::expect(what, self.len, shape)?;
+        if self.precision != precision {
+            return Err(CudaError::Precision { what, found: self.precision, expected: precision });
+        }
+        if !self.pointer().is_aligned(16) {
+            return Err(CudaError::Alignment { what, bytes: 16 });
+        }
+        Ok(())
     }
 
     /// The address, for a kernel's arguments.

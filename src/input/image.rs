@@ -10,8 +10,20 @@ use crate::model::{ImageInput, Pair, Resize};
 #[derive(Debug, Clone)]
 pub struct ImagePreprocessor {
     config: ImageInput,
-    /// `(value / 255 - mean) / std` per channel and 8-bit value, in f32 in this order.
+    /// [`normalised`] values.
     normalised: [[f32; 256]; 3],
+}
+
+/// `(value / 255 - mean) / std` per channel and 8-bit value, in f32 in this order.
+pub(crate) fn normalised(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; 3] {
+    std::array::from_fn(|channel| {
+        let mut value = 0.0f32;
+        [(); 256].map(|()| {
+            let result = (value / 255.0 - mean[channel]) / std[channel];
+            value += 1.0;
+            result
+        })
+    })
 }
 
 impl ImagePreprocessor {
@@ -21,16 +33,7 @@ impl ImagePreprocessor {
     /// [`InputError::Config`] if `config` contradicts itself.
     pub fn new(config: &ImageInput) -> Result<ImagePreprocessor, InputError> {
         super::check::first(super::check::image(config))?;
-        let normalised = std::array::from_fn(|channel| {
-            let (mean, std) = (config.mean[channel], config.std[channel]);
-            let mut value = 0.0f32;
-            [(); 256].map(|()| {
-                let result = (value / 255.0 - mean) / std;
-                value += 1.0;
-                result
-            })
-        });
-        Ok(ImagePreprocessor { config: config.clone(), normalised })
+        Ok(ImagePreprocessor { config: config.clone(), normalised: normalised(config.mean, config.std) })
     }
 
     /// The size that images are brought to.
