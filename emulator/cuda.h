@@ -198,7 +198,7 @@ inline __half2 atomicAdd(__half2* p, __half2 v) { return emu_rmw(p, [v](__half2 
 // ---- registration of kernels ---------------------------------------------------------------
 namespace emu {
 template <class T> constexpr ParamInfo pinfo() {
-  return {(uint32_t)sizeof(T), std::is_pointer<T>::value ? 'p' : std::is_floating_point<T>::value ? 'f' : std::is_integral<T>::value ? 'i' : 's'};
+  return {(uint32_t)sizeof(T), (uint32_t)alignof(T)};
 }
 template <auto F> struct Thunk;
 template <class... A, void (*F)(A...)> struct Thunk<F> {
@@ -207,6 +207,7 @@ template <class... A, void (*F)(A...)> struct Thunk<F> {
   static constexpr ParamInfo info[sizeof...(A) + 1] = {pinfo<A>()..., {0, 0}};
   static constexpr int n = sizeof...(A);
 };
-struct Reg { Kernel k; Reg(const char* n, void (*t)(void**), const ParamInfo* p, int np, int mt) : k{n, t, p, np, mt, nullptr} { register_kernel(&k); } };
+struct Reg { Kernel k; Reg(const char* m, const char* n, void (*t)(void**), const ParamInfo* p, int np, int mt) : k{m, n, t, p, np, mt, nullptr} { register_kernel(&k); } };
 }
-#define EMU_KERNEL(NAME, MAXT) static ::emu::Reg emu_reg_##NAME(#NAME, &::emu::Thunk<&NAME>::call, ::emu::Thunk<&NAME>::info, ::emu::Thunk<&NAME>::n, MAXT);
+// The unit that includes a kernel file defines EMU_MODULE_NAME, the name that the driver loads it by.
+#define EMU_KERNEL(NAME, MAXT) static ::emu::Reg emu_reg_##NAME(EMU_MODULE_NAME, #NAME, &::emu::Thunk<&NAME>::call, ::emu::Thunk<&NAME>::info, ::emu::Thunk<&NAME>::n, MAXT);

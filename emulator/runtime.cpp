@@ -83,10 +83,7 @@ static void* ctx_make(char* top, void (*entry)()) {     // the context itself li
 __thread Thread* self = nullptr;
 __thread BlockView blk;
 
-static Options g_opt{0, 1, 0, 1, 227 * 1024};
-Options& options() { return g_opt; }
-static bool (*g_ptr_check)(const void*) = nullptr;
-bool (*pointer_check(bool (*set)(const void*)))(const void*) { if (set) g_ptr_check = set; return g_ptr_check; }
+#define g_opt options()
 
 struct Barrier { unsigned arrived = 0, need = 0; Site site{"", 0}; Thread* waiting[1024]; unsigned nwait = 0; int hb[2] = {0, 0}; unsigned gen = 0; };
 
@@ -112,7 +109,7 @@ struct Worker {
   void* host_sp = nullptr; void* host_tsan = nullptr; void* host_fake = nullptr; const void* host_lo = nullptr; size_t host_sz = 0;
   const Kernel* kern = nullptr; void** params = nullptr;
   uint64_t s = 88172645463325252ull;
-  bool failed = false; char msg[2048];
+  bool failed = false; int code = 719; char msg[2048];
   uint64_t polls = 0, progress = 0;
   TmaOp ops[256]; unsigned nops = 0; void* engine = nullptr; int hb_issue = 0;
   uint8_t prio[32];
@@ -603,12 +600,12 @@ static bool run_block(uint3 bid, dim3 grid, dim3 block, bool first) {
   Worker& w = *tw;
   blk.bid = bid; blk.bdim = {block.x, block.y, block.z}; blk.gdim = {grid.x, grid.y, grid.z};
   w.nthreads = w.alive = block.x * block.y * block.z; w.nwarps = (w.nthreads + 31) / 32;
-  memset(w.ready, 0, sizeof w.ready); w.ready_warps = 0; w.cur = 0; w.failed = false; w.polls = 0; w.nops = 0; w.nmw = 0;
+  memset(w.ready, 0, sizeof w.ready); w.ready_warps = 0; w.cur = 0; w.failed = false; w.code = 719; w.polls = 0; w.nops = 0; w.nmw = 0;
   for (Barrier& b : w.bars) { b.arrived = 0; b.need = 0; b.nwait = 0; }
 #ifdef HAS_TSAN
   // Blocks are unordered: new fibers, and shared memory and stacks without history (mmap clears the shadow).
   w.host_tsan = __tsan_get_current_fiber();
-  static const bool across = !getenv("EMU_RACE") || strcmp(getenv("EMU_RACE"), "block");   // "block": cheaper, no races between blocks
+  const bool across = g_opt.race_across_blocks;
   if (!across) hb_acquire(&w.hb_end);
   else {
   mmap(w.arena + 4096, kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -651,14 +648,16 @@ static bool run_block(uint3 bid, dim3 grid, dim3 block, bool first) {
 }
 
 // A wild access inside a fiber becomes a failed launch instead of a dead process.
-static struct sigaction old_segv, old_bus;
+static struct sigaction old_segv, old_bus, old_fpe;
 static void on_segv(int sig, siginfo_t* si, void*) {
   static __thread int nested;
-  if (!self || !tw || nested) { sigaction(sig, sig == SIGSEGV ? &old_segv : &old_bus, nullptr); return; }   // not ours, or beyond repair
+  if (!self || !tw || nested) { sigaction(sig, sig == SIGSEGV ? &old_segv : sig == SIGBUS ? &old_bus : &old_fpe, nullptr); return; }   // not ours, or beyond repair
   struct Guard { Guard() { nested = 1; } } guard; (void)guard;
   char* a = (char*)si->si_addr;
   const char* what = "illegal memory access";
-  if (a >= tw->stacks && a < tw->stacks + kStack * 1024) what = "fiber stack overflow";
+  tw->code = sig == SIGFPE ? 719 : 700;
+  if (sig == SIGFPE) what = "integer division by zero";
+  else if (a >= tw->stacks && a < tw->stacks + kStack * 1024) what = "fiber stack overflow";
   else if (a >= arena_base() - 4096 && a < arena_base() + kArena + 4096) what = "shared memory access far out of bounds";
   char m[300]; coords(m, sizeof m); nested = 0;
   snprintf(tw->msg, sizeof tw->msg, "%s: %s at address %p", m, what, (void*)a);
@@ -679,14 +678,9 @@ static void give_worker(Worker* w) { std::lock_guard<std::mutex> g(g_pool_mu); g
 static Kernel* g_head = nullptr;
 void register_kernel(Kernel* k) { k->next = g_head; g_head = k; }
 const Kernel* kernel_list() { return g_head; }
-const Kernel* find_kernel(const char* name) { for (Kernel* k = g_head; k; k = k->next) if (!strcmp(k->name, name)) return k; return nullptr; }
+const Kernel* find_kernel(const char* module, const char* name) { for (Kernel* k = g_head; k; k = k->next) if (!strcmp(k->name, name) && !strcmp(k->module, module)) return k; return nullptr; }
 
-int launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, void** params, LaunchResult* out) {
-  std::call_once(tab_once, [] { fill_tab();
-#ifdef HAS_ASAN
-    __asan_set_error_report_callback(on_asan);
-#endif
-  });
+int refuse_launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, LaunchResult* out) {
   auto bad = [&](const char* why) { snprintf(out->msg, sizeof out->msg, "launch of %s refused: %s", k->name, why); return out->code = 1; };
   out->code = 0; out->msg[0] = 0;
   uint64_t nt = (uint64_t)block.x * block.y * block.z;
@@ -695,14 +689,20 @@ int launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, void** params, 
   if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) return bad("grid exceeds (2^31-1, 65535, 65535)");
   if (k->max_threads && nt > (uint64_t)k->max_threads) return bad("block exceeds the kernel's __launch_bounds__");
   if (dyn > g_opt.smem_limit) return bad("dynamic shared memory exceeds the limit");
-  if (g_ptr_check) for (int i = 0; i < k->nparams; ++i) if (k->params[i].kind == 'p') {
-    void* p; memcpy(&p, params[i], sizeof p);
-    if (p && !g_ptr_check(p)) { char m[128]; snprintf(m, sizeof m, "parameter %d (%p) is not inside a live device allocation", i, p); return bad(m); }
-  }
+  return 0;
+}
+
+int launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, void** params, LaunchResult* out) {
+  std::call_once(tab_once, [] { fill_tab();
+#ifdef HAS_ASAN
+    __asan_set_error_report_callback(on_asan);
+#endif
+  });
+  if (int code = refuse_launch(k, grid, block, dyn, out)) return code;
   std::lock_guard<std::mutex> lk(g_launch_mu);
   struct sigaction sa; memset(&sa, 0, sizeof sa); sa.sa_sigaction = on_segv; sa.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
 #if !defined(HAS_ASAN) && !defined(HAS_TSAN)
-  sigaction(SIGSEGV, &sa, &old_segv); sigaction(SIGBUS, &sa, &old_bus);
+  sigaction(SIGSEGV, &sa, &old_segv); sigaction(SIGBUS, &sa, &old_bus); sigaction(SIGFPE, &sa, &old_fpe);
 #endif
   uint64_t nb = (uint64_t)grid.x * grid.y * grid.z;
   std::atomic<uint64_t> next{0}; std::atomic<bool> stop{false}; std::mutex mu;
@@ -725,7 +725,7 @@ int launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, void** params, 
       uint3 b{(unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / ((uint64_t)grid.x * grid.y))};
       if (!run_block(b, grid, block, first)) {
         std::lock_guard<std::mutex> g(mu);
-        if (!stop) { stop = true; out->code = 719; memcpy(out->msg, w.msg, sizeof out->msg); }
+        if (!stop) { stop = true; out->code = w.code; memcpy(out->msg, w.msg, sizeof out->msg); }
       }
       first = false;
     }
@@ -746,7 +746,7 @@ int launch(const Kernel* k, dim3 grid, dim3 block, uint32_t dyn, void** params, 
   work(0);
   for (auto& t : ts) t.join();
 #if !defined(HAS_ASAN) && !defined(HAS_TSAN)
-  sigaction(SIGSEGV, &old_segv, nullptr); sigaction(SIGBUS, &old_bus, nullptr);
+  sigaction(SIGSEGV, &old_segv, nullptr); sigaction(SIGBUS, &old_bus, nullptr); sigaction(SIGFPE, &old_fpe, nullptr);
 #endif
   return out->code;
 }

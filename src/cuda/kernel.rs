@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{linear, normalize};
+use super::{embedding, linear, normalize};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -44,6 +44,7 @@ impl<A: Arguments> Kernel<A> {
 
 /// Every kernel that the library launches. A device resolves and checks all of them when it opens.
 pub(crate) const KERNELS: &[KernelInfo] = &[
+    embedding::LOOKUP.info(),
     linear::F32.narrow.info(),
     linear::F32.wide.info(),
     linear::F32.concatenate.info(),

@@ -8,6 +8,8 @@
 //! [`Stream::synchronize`].
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
+mod arena;
+mod checkout;
 mod device;
 mod driver;
 mod error;
@@ -16,6 +18,7 @@ mod memory;
 mod stream;
 mod tensor;
 
+pub mod embedding;
 pub mod head;
 pub mod linear;
 pub mod normalize;
@@ -25,7 +28,11 @@ pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use memory::{Pinned, Slice};
 pub use stream::{Graph, Stream};
-pub use tensor::{Precision, Rows, Tensor};
+pub use tensor::{Rows, Tensor};
 
+pub use crate::model::Precision;
+
+pub(crate) use arena::{Layout, Place};
+pub(crate) use checkout::{CheckedOut, Pool};
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};

@@ -3,6 +3,9 @@
 
 use mercer::cuda::{CudaError, Device};
 
+#[cfg(feature = "emulate")]
+pub mod emulator;
+
 /// The device, or `None` with a printed reason where there is no card. `MERCER_REQUIRE_GPU=1` makes that a failure.
 pub fn device() -> Option<Device> {
     match Device::open(0) {
