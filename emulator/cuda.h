@@ -140,11 +140,11 @@ inline void __threadfence_block() { __threadfence(); }
 namespace emu {
 template <class T> inline T shfl(Op op, unsigned mask, T v, unsigned b, int width, Site s) {
   static_assert(sizeof(T) <= 8 && std::is_trivially_copyable<T>::value, "shuffle operand");
-  ShflArg a{0, 0, b, (uint32_t)width}; memcpy(&a.val, &v, sizeof v);
+  ShflArg a{0, 0, b, (uint32_t)width}; memcpy(&a.value, &v, sizeof v);
   warp_op(op, mask, &a, s);
-  T r; memcpy(&r, &a.res, sizeof r); return r;
+  T r; memcpy(&r, &a.result, sizeof r); return r;
 }
-inline uint32_t vote(Op op, unsigned mask, uint64_t v, Site s) { VoteArg a{v, 0}; warp_op(op, mask, &a, s); return a.res; }
+inline uint32_t vote(Op op, unsigned mask, uint64_t v, Site s) { VoteArg a{v, 0}; warp_op(op, mask, &a, s); return a.result; }
 }
 template <class T> inline T __shfl_sync(unsigned m, T v, int src, int w = 32, EMU_SITE) { return emu::shfl(emu::Op::shfl_idx, m, v, (unsigned)src, w, _site); }
 template <class T> inline T __shfl_up_sync(unsigned m, T v, unsigned d, int w = 32, EMU_SITE) { return emu::shfl(emu::Op::shfl_up, m, v, d, w, _site); }
