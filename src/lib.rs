@@ -18,6 +18,8 @@ compile_error!(
 
 pub mod catalogue;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod engine;
 pub mod error;
 mod files;

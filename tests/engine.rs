@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use common::{Golden, assert_close, cosine};
 use mercer::catalogue::store::RowFeatures;
 use mercer::engine::{Parts, Side, Source, UnknownId};
-use mercer::input::{Bags, Features, Modality, Values};
-use mercer::{Behaviour, Catalogue, Engine, ErrorKind, Options, Request};
+use mercer::input::{Bags, Column, Features, ImagePreprocessor, Modality, Values};
+use mercer::{Behaviour, Catalogue, Engine, ErrorKind, Image, Options, Request};
 use proptest::prelude::*;
 
 /// Contracts: the cosine of an f32 embedding with PyTorch's.
@@ -72,6 +72,34 @@ fn every_tower_kind_gives_pytorchs_vectors() {
         }
         assert_close(name, &vectors, &expected, F32);
     }
+}
+
+#[test]
+fn photos_give_the_vectors_of_their_pixels() {
+    let engine = open("bags");
+    let photo = |seed: u8| {
+        let data = (seed..=u8::MAX).cycle().take(30 * 40 * 3).collect();
+        Request::default().with_image(Image::Rgb { width: 40, height: 30, data })
+    };
+    let requests = [photo(0), photo(9), photo(100)];
+    let features = engine.preprocess(&requests).unwrap();
+    let Some(Values::Photos { height: 21, width: 26, data }) =
+        features.column(Modality::Image).map(Column::values)
+    else {
+        panic!("{features:?}")
+    };
+    let scaling = ImagePreprocessor::new(engine.config().inputs.image.as_ref().unwrap()).unwrap();
+    let data = scaling.scaling().scale(data);
+    let mut scaled = Features::new(3);
+    scaled.set(Modality::Image, Values::Pixels { height: 21, width: 26, data }).unwrap();
+    let encode = |features: &Features| {
+        let mut vectors = vec![0.0; 3 * engine.dim()];
+        engine.encode_features(Side::Item, features, &mut vectors).unwrap();
+        vectors.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    assert_eq!(encode(&features), encode(&scaled));
+    let found = engine.encode_items(&requests).unwrap();
+    assert_eq!(encode(&features), found.into_iter().map(f32::to_bits).collect::<Vec<u32>>());
 }
 
 /// Words of the golden tokenizer are `w1` to `w39`; their ids are their numbers.
@@ -397,6 +425,10 @@ fn ready_made_tensors_of_another_form_are_refused() {
     assert_eq!(
         message(Modality::Image, Values::Pixels { height: 2, width: 26, data: vec![0.0; 2 * 26 * 3] }),
         "image features are images of 2 x 26 pixels; the tower `image` reads images of 21 x 26 pixels"
+    );
+    assert_eq!(
+        message(Modality::Image, Values::Photos { height: 21, width: 2, data: vec![0; 21 * 2 * 3] }),
+        "image features are photos of 21 x 2 pixels; the tower `image` reads images of 21 x 26 pixels"
     );
     let weighted = Bags { offsets: vec![0, 1], ids: vec![1], weights: Some(vec![2.0]) };
     assert_eq!(

@@ -13,7 +13,7 @@ use crate::cpu::linear::Linear;
 use crate::cpu::network::{PackError, PackedNetwork};
 use crate::cpu::normalize::{NormalizeError, normalize_rows};
 use crate::cpu::{Isa, OpError};
-use crate::input::{Column, Features, Modality, Values};
+use crate::input::{Column, Features, Modality, PixelScaling, Values};
 use crate::model::{
     EncoderPlan, LinearPlan, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
 };
@@ -25,6 +25,8 @@ pub(crate) struct Model {
     checkpoint: Arc<Checkpoint>,
     unknown_ids: UnknownIds,
     isa: Isa,
+    /// What networks read of a photo; a model with networks has it.
+    scaling: Option<PixelScaling>,
     query: Encoder,
     item: Encoder,
     ranker: Option<Ranker>,
@@ -99,6 +101,7 @@ impl Model {
     pub(crate) fn new(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
+        scaling: Option<&PixelScaling>,
         unknown_ids: UnknownIds,
         isa: Isa,
     ) -> Result<Model> {
@@ -106,7 +109,8 @@ impl Model {
         let query = packer.encoder(&plan.query)?;
         let item = packer.encoder(&plan.item)?;
         let ranker = plan.ranker.as_ref().map(|ranker| packer.ranker(ranker)).transpose()?;
-        Ok(Model { checkpoint: checkpoint.clone(), unknown_ids, isa, query, item, ranker })
+        let (checkpoint, scaling) = (checkpoint.clone(), scaling.cloned());
+        Ok(Model { checkpoint, unknown_ids, isa, scaling, query, item, ranker })
     }
 
     /// The instruction set that the kernels run on.
@@ -257,11 +261,18 @@ impl Model {
                     embedding::bags(self.isa, &table, bags, *pooling, *padding_id, unknown, output)
                 })
             }
-            (Op::Network(network), Values::Pixels { height, width, data }) => {
+            (
+                Op::Network(network),
+                Values::Photos { height, width, .. } | Values::Pixels { height, width, .. },
+            ) if (*height, *width) != (network.input().height, network.input().width) => {
                 let input = network.input();
-                if (*height, *width) != (input.height, input.width) {
-                    return Err(form(format!("images of {} x {} pixels", input.height, input.width)));
-                }
+                return Err(form(format!("images of {} x {} pixels", input.height, input.width)));
+            }
+            (Op::Network(network), Values::Photos { data, .. }) => {
+                let scaling = self.scaling.as_ref().ok_or_else(|| form("pixel values".into()))?;
+                network.run_photos(self.isa, rows.len(), scaling, data, output)
+            }
+            (Op::Network(network), Values::Pixels { data, .. }) => {
                 network.run(self.isa, rows.len(), data, output)
             }
             (Op::Linear(linear), Values::Dense { width, data }) => {

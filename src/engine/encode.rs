@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Engine, EngineError, RowError, Side};
-use crate::input::{Behaviour, Features, InputError, Modality, Request};
+use crate::input::{Behaviour, Features, ImagePreprocessor, InputError, Modality, Request};
 use crate::model::{Pooling, TowerOp, TowerPlan};
 use crate::{Error, Result};
 
@@ -12,8 +12,8 @@ use crate::{Error, Result};
 /// row does not depend on it.
 const ROWS_AT_ONCE: usize = 256;
 
-/// Pixel values that are decoded together, unless one image alone has more.
-const PIXELS_AT_ONCE: usize = 1 << 24;
+/// Bytes of photos that are held together, unless one alone has more.
+const PHOTO_BYTES_AT_ONCE: usize = 1 << 26;
 
 impl Engine {
     /// Encodes requests into vectors `[requests.len(), dim]`.
@@ -99,8 +99,8 @@ impl Engine {
         requests: &[Request],
         mut work: impl FnMut(Range<usize>, &Features) -> Result<()> + Send,
     ) -> Result<()> {
-        let pixels = self.config().inputs.image.as_ref().map_or(1, |image| image.height * image.width * 3);
-        let at_once = (PIXELS_AT_ONCE / pixels.max(1)).clamp(1, ROWS_AT_ONCE);
+        let photo = self.inner.preprocessor.image().map_or(1, ImagePreprocessor::bytes);
+        let at_once = (PHOTO_BYTES_AT_ONCE / photo.max(1)).clamp(1, ROWS_AT_ONCE);
         for first in (0..requests.len()).step_by(at_once) {
             let rows = first..requests.len().min(first + at_once);
             let part = &requests[rows.clone()];

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use cpu::Model;
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
-pub use options::{Device, Options, Source, UnknownId, UnknownIds};
+pub use options::{Device, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
 
 #[cfg(doc)]
@@ -21,7 +21,7 @@ use crate::Error;
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, Metric};
 use crate::cpu::Isa;
-use crate::input::{Modality, Preprocessor, Request};
+use crate::input::{ImagePreprocessor, Modality, Preprocessor, Request};
 use crate::model::{Config, EncoderPlan, ModelError, Normalize, Plan, TowerOp};
 use crate::weights::Checkpoint;
 
@@ -96,8 +96,10 @@ impl Engine {
         let largest_token = preprocessor.text().map(|text| text.largest_id());
         check_tables(&plan, &options.unknown_ids, largest_token)?;
         let pool = options.threads.map(pool).transpose()?;
+        let scaling = preprocessor.image().map(ImagePreprocessor::scaling);
         let build = || match options.device {
-            Device::Cpu => Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best()),
+            Device::Cpu => Model::new(&plan, &checkpoint, scaling, options.unknown_ids, Isa::best()),
+            Device::Cuda(_) => Err(EngineError::NoCuda.into()),
         };
         let model = match &pool {
             Some(pool) => pool.install(build),

@@ -28,7 +28,16 @@ pub enum Values {
         /// `[rows, width]`
         data: Vec<f32>,
     },
-    /// A normalised image per row, all of one size.
+    /// An 8-bit RGB photo per row, all of one size. What the towers read of it is [`super::PixelScaling`]'s.
+    Photos {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+        /// `[rows, height, width, 3]`
+        data: Vec<u8>,
+    },
+    /// An image per row, all of one size, with the values that the towers read.
     Pixels {
         /// Height in pixels.
         height: usize,
@@ -46,6 +55,7 @@ impl Values {
             Values::Ids(_) => "ids".into(),
             Values::Bags(_) => "bags of ids".into(),
             Values::Dense { width, .. } => format!("vectors of {width}"),
+            Values::Photos { height, width, .. } => format!("photos of {height} x {width} pixels"),
             Values::Pixels { height, width, .. } => format!("images of {height} x {width} pixels"),
         }
     }
@@ -133,12 +143,19 @@ fn check(batch: usize, rows: &[usize], values: &Values) -> Result<(), String> {
             expect_len("values", data.len(), rows.len().checked_mul(*width))?;
             finite("value", data)
         }
+        Values::Photos { height, width, data } => {
+            expect_len("photo bytes", data.len(), image_values(rows.len(), *height, *width))
+        }
         Values::Pixels { height, width, data } => {
-            let pixels = height.checked_mul(*width).and_then(|p| p.checked_mul(3));
-            expect_len("pixel values", data.len(), pixels.and_then(|p| p.checked_mul(rows.len())))?;
+            expect_len("pixel values", data.len(), image_values(rows.len(), *height, *width))?;
             finite("pixel value", data)
         }
     }
+}
+
+/// Values of `[rows, height, width, 3]`, if they can be counted.
+fn image_values(rows: usize, height: usize, width: usize) -> Option<usize> {
+    height.checked_mul(width)?.checked_mul(3)?.checked_mul(rows)
 }
 
 fn check_bags(rows: usize, bags: &Bags) -> Result<(), String> {

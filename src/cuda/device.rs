@@ -1,0 +1,290 @@
+//! A card: its properties, its kernels, and whether it is lost.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::{Arc, OnceLock};
+
+use cudarc::driver::sys::{
+    CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute, CUresult,
+};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+
+use super::driver::{self, failure};
+use super::kernel::{IMAGES, KERNELS, KernelInfo};
+use super::{CudaError, Stream};
+
+/// The properties of a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// The driver's number of the card.
+    pub ordinal: usize,
+    /// Its name.
+    pub name: String,
+    /// Its compute capability, major and minor.
+    pub capability: (u32, u32),
+    /// Bytes of its memory.
+    pub memory: usize,
+    /// Number of its multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory that one block may have.
+    pub shared_memory: u32,
+}
+
+/// An open card with its kernels loaded. Cheap to clone; the last clone to go frees everything.
+#[derive(Clone)]
+pub struct Device {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: DeviceInfo,
+    functions: HashMap<&'static str, Function>,
+    /// Held for the functions; unloaded before the context goes.
+    _modules: Vec<Module>,
+    context: Arc<CudaContext>,
+    /// Why the device was lost.
+    lost: OnceLock<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+
+struct Module {
+    handle: sys::CUmodule,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: driver handles may be used from any thread whose current context is theirs; every use binds the context first.
+unsafe impl Send for Function {}
+// SAFETY: as for `Send`; the driver synchronises its own calls.
+unsafe impl Sync for Function {}
+// SAFETY: as for `Function`.
+unsafe impl Send for Module {}
+// SAFETY: as for `Function`.
+unsafe impl Sync for Module {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
+            let _ = unsafe { result::module::unload(self.handle) };
+        }
+    }
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("info", &self.inner.info).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// Opens card `ordinal`: loads every kernel, and checks each against what the library would launch.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`CudaError::OldDriver`], [`CudaError::NoDevice`], [`CudaError::OldDevice`],
+    /// [`CudaError::Kernel`] if the build has no fitting kernels for the card, [`CudaError::OutOfMemory`],
+    /// [`CudaError::Driver`].
+    pub fn open(ordinal: usize) -> Result<Device, CudaError> {
+        let (_, count) = driver::load()?;
+        let info = Device::describe(ordinal, count)?;
+        let context =
+            CudaContext::new(ordinal).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))?;
+        let mut modules: Vec<Module> = Vec::new();
+        let mut functions = HashMap::new();
+        for &(name, image) in IMAGES {
+            let kernels = || KERNELS.iter().filter(|kernel| kernel.module == name);
+            let Some(first) = kernels().next() else { continue };
+            let module = load_module(&context, &info, first, image)?;
+            for kernel in kernels() {
+                functions.insert(kernel.name, resolve(&module, &info, kernel)?);
+            }
+            modules.push(module);
+        }
+        if let Some(kernel) = KERNELS.iter().find(|kernel| !functions.contains_key(kernel.name)) {
+            let reason = format!("the build has no `{}.cu`", kernel.module);
+            return Err(CudaError::Kernel { kernel: kernel.name, reason });
+        }
+        let inner = Inner { info, functions, _modules: modules, context, lost: OnceLock::new() };
+        Ok(Device { inner: Arc::new(inner) })
+    }
+
+    /// The properties of card `ordinal` of `count`, if it can be used. The driver is loaded.
+    pub(super) fn describe(ordinal: usize, count: usize) -> Result<DeviceInfo, CudaError> {
+        let absent = CudaError::NoDevice { ordinal, count };
+        let number = i32::try_from(ordinal).map_err(|_| absent.clone())?;
+        if ordinal >= count {
+            return Err(absent);
+        }
+        let device = result::device::get(number).map_err(|error| failure("cuDeviceGet", error))?;
+        let attribute = |attribute| {
+            // SAFETY: the device comes from the driver.
+            let value = unsafe { result::device::get_attribute(device, attribute) };
+            let value = value.map_err(|error| failure("cuDeviceGetAttribute", error))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        let name = result::device::get_name(device).map_err(|error| failure("cuDeviceGetName", error))?;
+        // SAFETY: the device comes from the driver.
+        let memory = unsafe { result::device::total_mem(device) };
+        let info = DeviceInfo {
+            ordinal,
+            name,
+            capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            memory: memory.map_err(|error| failure("cuDeviceTotalMem", error))?,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        };
+        let (major, minor) = info.capability;
+        if major < 8 {
+            let capability = format!("{major}.{minor}");
+            return Err(CudaError::OldDevice { ordinal, name: info.name, capability });
+        }
+        Ok(info)
+    }
+
+    /// The card's properties.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.inner.info
+    }
+
+    /// A new queue of work.
+    ///
+    /// # Errors
+    /// [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`].
+    pub fn stream(&self) -> Result<Stream, CudaError> {
+        Stream::new(self)
+    }
+
+    /// Bytes free and in all, as the driver counts them.
+    ///
+    /// # Errors
+    /// [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn memory(&self) -> Result<(usize, usize), CudaError> {
+        self.call("cuMemGetInfo", result::mem_get_info)
+    }
+
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.inner.context
+    }
+
+    pub(super) fn function(&self, kernel: &KernelInfo) -> Result<sys::CUfunction, CudaError> {
+        let function = self.inner.functions.get(kernel.name).map(|function| function.0);
+        function
+            .ok_or_else(|| CudaError::Kernel { kernel: kernel.name, reason: "is not in the table".into() })
+    }
+
+    /// Runs a driver call with the device's context current. A failure that the context does not survive marks the
+    /// device lost; on a lost device nothing is called.
+    pub(super) fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T, CudaError> {
+        if let Some(reason) = self.inner.lost.get() {
+            return Err(CudaError::Lost { reason: reason.clone() });
+        }
+        let bound = self.inner.context.bind_to_thread();
+        bound.and_then(|()| call()).map_err(|error| self.failed(name, error))
+    }
+
+    fn failed(&self, call: &'static str, error: DriverError) -> CudaError {
+        let described = failure(call, error);
+        match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free, total) = result::mem_get_info().unwrap_or((0, self.inner.info.memory));
+                CudaError::OutOfMemory { what: call.into(), asked: 0, free, total }
+            }
+            code if is_sticky(code) => {
+                let reason = self.inner.lost.get_or_init(|| described.to_string()).clone();
+                CudaError::Lost { reason }
+            }
+            _ => described,
+        }
+    }
+}
+
+/// Whether a context is unusable after the error.
+fn is_sticky(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
+            | CUresult::CUDA_ERROR_SYSTEM_NOT_READY
+            | CUresult::CUDA_ERROR_UNKNOWN
+    )
+}
+
+fn load_module(
+    context: &Arc<CudaContext>,
+    info: &DeviceInfo,
+    first: &KernelInfo,
+    image: &[u8],
+) -> Result<Module, CudaError> {
+    // SAFETY: the image is a whole one, made by the build.
+    let loaded = unsafe { result::module::load_data(image.as_ptr().cast()) };
+    match loaded {
+        Ok(handle) => Ok(Module { handle, context: context.clone() }),
+        Err(DriverError(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU)) => {
+            let (major, minor) = info.capability;
+            let reason =
+                format!("this build has none for compute capability {major}.{minor} ({})", info.name);
+            Err(CudaError::Kernel { kernel: first.name, reason })
+        }
+        Err(error) => Err(CudaError::Kernel {
+            kernel: first.name,
+            reason: format!("`{}.cu` cannot be loaded: {}", first.module, failure("cuModuleLoadData", error)),
+        }),
+    }
+}
+
+/// Finds a kernel and checks that it takes what the launch code passes, in blocks of the size that it launches.
+fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Function, CudaError> {
+    let wrong = |reason: String| CudaError::Kernel { kernel: kernel.name, reason };
+    let name = CString::new(kernel.name).map_err(|_| wrong("has a zero byte in its name".into()))?;
+    // SAFETY: the module is loaded.
+    let function = unsafe { result::module::get_function(module.handle, name) };
+    let function = function.map_err(|error| wrong(failure("cuModuleGetFunction", error).to_string()))?;
+    let parameter = |index: usize| {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: the function is valid and the pointers are to live integers.
+        let answer = unsafe { sys::cuFuncGetParamInfo(function, index, &raw mut offset, &raw mut size) };
+        answer.result().is_ok().then_some(size)
+    };
+    if parameter(0) != Some(kernel.argument_bytes) || parameter(1).is_some() {
+        let found = parameter(0).unwrap_or(0);
+        let expected = kernel.argument_bytes;
+        return Err(wrong(format!("takes {found} bytes, the launch code passes one struct of {expected}")));
+    }
+    let attribute = |attribute| {
+        // SAFETY: the function is valid.
+        let value = unsafe { result::function::get_function_attribute(function, attribute) };
+        let value = value.map_err(|error| wrong(failure("cuFuncGetAttribute", error).to_string()))?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    };
+    let most = attribute(FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
+    if most < kernel.threads {
+        return Err(wrong(format!("runs in blocks of at most {most} threads, not {}", kernel.threads)));
+    }
+    let fixed = attribute(FunctionAttribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+    let dynamic = i32::try_from(info.shared_memory.saturating_sub(fixed)).unwrap_or(i32::MAX);
+    let key = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: the function is valid.
+    let raised = unsafe { result::function::set_function_attribute(function, key, dynamic) };
+    raised.map_err(|error| wrong(failure("cuFuncSetAttribute", error).to_string()))?;
+    Ok(Function(function))
+}

@@ -1,0 +1,194 @@
+//! Memory: of the device, and of the host where the device can reach it.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use cudarc::driver::{result, sys};
+
+use super::{CudaError, Device};
+
+/// `len` values of `T` in the memory of a device. Cheap to clone: clones and parts share one allocation, which is freed
+/// when the last of them goes.
+pub struct Slice<T> {
+    allocation: Arc<Allocation>,
+    /// Offset in bytes.
+    offset: u64,
+    len: usize,
+    values: PhantomData<fn() -> T>,
+}
+
+struct Allocation {
+    address: sys::CUdeviceptr,
+    device: Device,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.address != 0 && self.device.context().bind_to_thread().is_ok() {
+            // SAFETY: allocated by `Slice::new` and freed once; the driver waits for the work that uses it.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}
+
+/// The address of device memory as a kernel takes it. It keeps nothing alive.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pointer(u64);
+
+impl Pointer {
+    /// What stands for an absent tensor.
+    pub(crate) const NULL: Pointer = Pointer(0);
+
+    /// Whether the address is a multiple of `bytes`.
+    pub(crate) fn is_aligned(self, bytes: usize) -> bool {
+        self.0.is_multiple_of(bytes as u64)
+    }
+}
+
+impl<T> Clone for Slice<T> {
+    fn clone(&self) -> Slice<T> {
+        Slice { allocation: self.allocation.clone(), ..*self }
+    }
+}
+
+impl<T> std::fmt::Debug for Slice<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slice").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<T: Pod> Slice<T> {
+    /// `len` values, not initialised; `what` names them in an error.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn new(device: &Device, what: &str, len: usize) -> Result<Slice<T>, CudaError> {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let address = match bytes {
+            0 => 0,
+            // SAFETY: the memory is not read before it is written: see the contracts of the kernels.
+            _ => device.call("cuMemAlloc", || unsafe { result::malloc_sync(bytes) }).map_err(|error| {
+                match error {
+                    CudaError::OutOfMemory { free, total, .. } => {
+                        CudaError::OutOfMemory { what: what.into(), asked: bytes, free, total }
+                    }
+                    other => other,
+                }
+            })?,
+        };
+        let allocation = Arc::new(Allocation { address, device: device.clone() });
+        Ok(Slice { allocation, offset: 0, len, values: PhantomData })
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The device that has the memory.
+    pub fn device(&self) -> &Device {
+        &self.allocation.device
+    }
+
+    /// The values `range`.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] for a range beyond the slice.
+    pub fn part(&self, range: Range<usize>) -> Result<Slice<T>, CudaError> {
+        if range.end > self.len || range.start > range.end {
+            return Err(CudaError::Limit { what: "end of a part", value: range.end, limit: self.len });
+        }
+        let offset = self.offset + (range.start * size_of::<T>()) as u64;
+        let len = range.end - range.start;
+        Ok(Slice { allocation: self.allocation.clone(), offset, len, values: PhantomData })
+    }
+
+    /// The same bytes as values of another type.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] if the bytes are no whole number of `U`, or do not start where a `U` may.
+    pub fn cast<U: Pod>(&self) -> Result<Slice<U>, CudaError> {
+        let bytes = self.len * size_of::<T>();
+        if !bytes.is_multiple_of(size_of::<U>()) || !self.offset.is_multiple_of(align_of::<U>() as u64) {
+            let (what, shape) = ("bytes of a cast", vec![bytes / size_of::<U>(), size_of::<U>()]);
+            return Err(CudaError::Length { what, found: bytes, expected: shape.iter().product(), shape });
+        }
+        let (allocation, offset) = (self.allocation.clone(), self.offset);
+        Ok(Slice { allocation, offset, len: bytes / size_of::<U>(), values: PhantomData })
+    }
+
+    /// The address, for a kernel's arguments.
+    pub(crate) fn pointer(&self) -> Pointer {
+        Pointer(self.address())
+    }
+
+    pub(super) fn address(&self) -> sys::CUdeviceptr {
+        self.allocation.address + self.offset
+    }
+}
+
+/// Host memory that the device copies from and to directly.
+pub struct Pinned<T> {
+    values: *mut T,
+    len: usize,
+    device: Device,
+}
+
+// SAFETY: a `Pinned` owns its memory as a `Vec` does.
+unsafe impl<T: Send> Send for Pinned<T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T: Sync> Sync for Pinned<T> {}
+
+impl<T: Pod> Pinned<T> {
+    /// `len` zeros; `what` names them in an error.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn new(device: &Device, what: &str, len: usize) -> Result<Pinned<T>, CudaError> {
+        let bytes = len.saturating_mul(size_of::<T>()).max(1);
+        // SAFETY: the memory is zeroed below, before it is read.
+        let allocated = device.call("cuMemHostAlloc", || unsafe { result::malloc_host(bytes, 0) });
+        let values = allocated.map_err(|error| match error {
+            CudaError::OutOfMemory { free, total, .. } => {
+                CudaError::OutOfMemory { what: what.into(), asked: bytes, free, total }
+            }
+            other => other,
+        })?;
+        // SAFETY: `bytes` bytes were just allocated.
+        unsafe { std::ptr::write_bytes(values.cast::<u8>(), 0, bytes) };
+        Ok(Pinned { values: values.cast(), len, device: device.clone() })
+    }
+}
+
+impl<T> Drop for Pinned<T> {
+    fn drop(&mut self) {
+        if self.device.context().bind_to_thread().is_ok() {
+            // SAFETY: allocated by `Pinned::new` and freed once; the driver waits for copies that use it.
+            let _ = unsafe { result::free_host(self.values.cast()) };
+        }
+    }
+}
+
+impl<T> Deref for Pinned<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` values were zeroed at allocation, any bits are a `T`, and the memory lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.values, self.len) }
+    }
+}
+
+impl<T> DerefMut for Pinned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.values, self.len) }
+    }
+}

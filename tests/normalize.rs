@@ -1,0 +1,134 @@
+//! The defined normalisation: one case list on the f64 oracle, the CPU and the CUDA device.
+#![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
+
+use mercer::cpu::normalize::{NormalizeError, normalize};
+use oracle::{Random, assert_bits};
+
+#[cfg(feature = "cuda")]
+mod device;
+mod oracle;
+
+/// Rows of one length, and what is wrong with the first bad one.
+struct Case {
+    what: String,
+    dim: usize,
+    rows: Vec<f32>,
+}
+
+fn case(what: impl Into<String>, dim: usize, rows: Vec<f32>) -> Case {
+    assert!(rows.len().is_multiple_of(dim));
+    Case { what: what.into(), dim, rows }
+}
+
+/// Rows that have a direction.
+fn cases() -> Vec<Case> {
+    let mut random = Random::new(1);
+    let mut cases = Vec::new();
+    // Lanes without elements, one element, one more round.
+    for dim in (1..=9).chain([31, 32, 33, 63, 64, 65, 255, 256, 257, 4095, 4096]) {
+        cases.push(case(format!("length {dim}"), dim, random.values(3 * dim)));
+    }
+    // Warps of a block, blocks of a grid: the last rows must be there, and no others touched.
+    for rows in [0, 1, 7, 8, 9, 63, 64, 65, 1000] {
+        cases.push(case(format!("{rows} rows"), 5, random.values(rows * 5)));
+    }
+    // The scaling: squares that overflow, vanish or are subnormal without it.
+    for magnitude in [f32::MAX, 1e38, 1.0, 1e-20, 1e-38, 1e-44, f32::from_bits(1)] {
+        let rows = (0..70).map(|i| if i % 7 == 0 { magnitude } else { magnitude * random.value() });
+        cases.push(case(format!("magnitude {magnitude:e}"), 35, rows.collect()));
+    }
+    // Rounding when a power of two is divided out: just below and at one.
+    cases.push(case("below 1", 2, vec![f32::from_bits(0x3F7F_FFFF), 0.5, -1.0, 1.0]));
+    // One value far above the others, negative zeros, zeros.
+    let mut spiked = vec![1e-30; 64];
+    spiked[40] = -3e30;
+    spiked[41] = -0.0;
+    cases.push(case("spike", 64, spiked));
+    cases
+}
+
+/// What the CPU makes of the rows.
+fn on_cpu(case: &Case) -> Vec<f32> {
+    let mut rows = case.rows.clone();
+    rows.chunks_exact_mut(case.dim).for_each(|row| normalize(row).unwrap());
+    rows
+}
+
+/// Two roundings to scale and divide, and half the rounding of the square root; the sum of up to 4096 squares in 32
+/// lanes adds less than 128 + 5 more, halved by the root.
+const TOLERANCE: f64 = 70.0 * f32::EPSILON as f64;
+
+#[test]
+fn cpu_agrees_with_f64() {
+    for case in cases() {
+        let found = on_cpu(&case);
+        for (at, (found, row)) in found.chunks(case.dim).zip(case.rows.chunks(case.dim)).enumerate() {
+            let norm = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            for (i, (&found, &x)) in found.iter().zip(row).enumerate() {
+                let (found, expected) = (f64::from(found), f64::from(x) / norm);
+                let error = (found - expected).abs();
+                assert!(error <= TOLERANCE, "{}: {found} instead of {expected} at [{at}, {i}]", case.what);
+            }
+        }
+    }
+}
+
+/// Values without a direction, at the first, the last and a middle element.
+#[test]
+fn cpu_refuses_rows_without_direction() {
+    assert_eq!(normalize(&mut [0.0, -0.0]), Err(NormalizeError::Zero { row: 0 }));
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for position in [0, 40, 69] {
+            let mut row = vec![1.0; 70];
+            row[position] = value;
+            let error = normalize(&mut row).unwrap_err();
+            assert!(matches!(error, NormalizeError::NotFinite { row: 0, position: p, .. } if p == position));
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use mercer::cuda::{Device, Rows, normalize};
+
+    use super::*;
+
+    fn run(device: &Device, dim: usize, rows: &[f32], stage: u16) -> (Vec<f32>, u64) {
+        let stream = device.stream().unwrap();
+        let (x, fault) = (stream.upload("rows", rows).unwrap(), stream.upload("fault", &[u64::MAX]).unwrap());
+        let count = Rows::exactly(&stream, rows.len() / dim).unwrap();
+        normalize::enqueue(&stream, &count, dim, &x, stage, &fault).unwrap();
+        (stream.download(&x).unwrap(), stream.download(&fault).unwrap()[0])
+    }
+
+    #[test]
+    fn device_equals_cpu() {
+        let Some(device) = device::device() else { return };
+        for case in cases() {
+            let (found, fault) = run(&device, case.dim, &case.rows, 3);
+            let shape = [case.rows.len() / case.dim, case.dim];
+            assert_bits(&case.what, &found, &on_cpu(&case), &shape);
+            assert_eq!(fault, u64::MAX, "{}", case.what);
+        }
+    }
+
+    /// The least bad row is named whatever runs first, and bad rows stay as they are.
+    #[test]
+    fn device_reports_rows_without_direction() {
+        let Some(device) = device::device() else { return };
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0] {
+            for dim in [1, 33, 70] {
+                let mut rows = Random::new(5).values(40 * dim);
+                for row in [17, 38] {
+                    rows[row * dim..(row + 1) * dim].fill(0.0);
+                    rows[row * dim + dim / 2] = value;
+                }
+                let (found, fault) = run(&device, dim, &rows, 7);
+                assert_eq!((fault >> 48, fault & 0xFFFF_FFFF_FFFF), (7, 17), "{value} in rows of {dim}");
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+                let row = 17 * dim..18 * dim;
+                assert_eq!(bits(&found[row.clone()]), bits(&rows[row]), "{value} in rows of {dim}");
+            }
+        }
+    }
+}
