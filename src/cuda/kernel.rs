@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{embedding, normalize};
+use super::{embedding, linear, normalize};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -43,7 +43,19 @@ impl<A: Arguments> Kernel<A> {
 }
 
 /// Every kernel that the library launches. A device resolves and checks all of them when it opens.
-pub(crate) const KERNELS: &[KernelInfo] = &[embedding::LOOKUP.info(), normalize::F32.info()];
+pub(crate) const KERNELS: &[KernelInfo] = &[
+    embedding::LOOKUP.info(),
+    linear::F32.narrow.info(),
+    linear::F32.wide.info(),
+    linear::F32.concatenate.info(),
+    linear::F16.narrow.info(),
+    linear::F16.wide.info(),
+    linear::F16.concatenate.info(),
+    linear::BF16.narrow.info(),
+    linear::BF16.wide.info(),
+    linear::BF16.concatenate.info(),
+    normalize::F32.info(),
+];
 
 /// The binaries of the kernel files: file name without ending, image.
 pub(crate) const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
