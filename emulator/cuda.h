@@ -120,6 +120,7 @@ inline float __int_as_float(int i) { return emu::bits_f((uint32_t)i); }
 inline float __uint_as_float(unsigned i) { return emu::bits_f(i); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
+inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __brev(unsigned x) { unsigned r = 0; for (int i = 0; i < 32; ++i) r |= ((x >> i) & 1u) << (31 - i); return r; }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::normalize;
+use super::{normalize, topk};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -43,7 +43,19 @@ impl<A: Arguments> Kernel<A> {
 }
 
 /// Every kernel that the library launches. A device resolves and checks all of them when it opens.
-pub(crate) const KERNELS: &[KernelInfo] = &[normalize::F32.info()];
+pub(crate) const KERNELS: &[KernelInfo] = &[
+    normalize::F32.info(),
+    topk::SCAN_F32[0].info(),
+    topk::SCAN_F32[1].info(),
+    topk::SCAN_F32[2].info(),
+    topk::SCAN_F16[0].info(),
+    topk::SCAN_F16[1].info(),
+    topk::SCAN_F16[2].info(),
+    topk::SCAN_BF16[0].info(),
+    topk::SCAN_BF16[1].info(),
+    topk::SCAN_BF16[2].info(),
+    topk::MERGE.info(),
+];
 
 /// The binaries of the kernel files: file name without ending, image.
 pub(crate) const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/images.rs"));

@@ -19,6 +19,7 @@ mod stream;
 mod tensor;
 
 pub mod normalize;
+pub mod topk;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
