@@ -27,6 +27,7 @@ pub mod network;
 pub mod normalize;
 pub mod pixels;
 pub mod pool;
+pub mod topk;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};

@@ -393,7 +393,8 @@ impl Backend for Model {
             self.run(work, part, Some(&corpus), |program, download| {
                 catalogue.check_queries(&program.vectors.in_host(download)[..part.batch() * width])?;
                 let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
-                let hits = keys.map(|keys| Hits::exhaustive(corpus.rows.hits(catalogue.ids(), keys), catalogue.len()));
+                let hits = keys
+                    .map(|keys| Hits::exhaustive(corpus.rows.hits(catalogue.ids(), keys), catalogue.len()));
                 answers.extend(hits);
                 Ok(())
             })
