@@ -85,7 +85,13 @@ pub fn build(root: &Path, kernels: &[KernelFile], out: &Path) -> Result<(), Stri
 
 /// Builds `libcuda.so` in `out` from the kernel files of `folder`, the emulator's own test kernels and `root/emulator`.
 /// Objects that are newer than what they were made from are kept.
-pub fn build_variant(root: &Path, folder: &Path, kernels: &[KernelFile], variant: Variant, out: &Path) -> Result<(), String> {
+pub fn build_variant(
+    root: &Path,
+    folder: &Path,
+    kernels: &[KernelFile],
+    variant: Variant,
+    out: &Path,
+) -> Result<(), String> {
     std::fs::create_dir_all(out).map_err(|error| format!("{}: {error}", out.display()))?;
     let emulator = root.join("emulator");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
@@ -93,7 +99,9 @@ pub fn build_variant(root: &Path, folder: &Path, kernels: &[KernelFile], variant
     for include in [&emulator, &folder.join("device"), folder] {
         common.extend(["-I".into(), include.display().to_string()]);
     }
-    let with = |more: &[&str]| common.iter().cloned().chain(more.iter().map(ToString::to_string)).collect::<Vec<_>>();
+    let with = |more: &[&str]| {
+        common.iter().cloned().chain(more.iter().map(ToString::to_string)).collect::<Vec<_>>()
+    };
     let mut units = Vec::new();
     for kernel in kernels.iter().chain(&kernels::scan(&emulator.join("tests"))?) {
         let source = out.join(format!("{}.cpp", kernel.name));
@@ -133,7 +141,8 @@ fn compile(compiler: &str, units: &[Unit]) -> Result<usize, String> {
         }
         let mut command = Command::new(compiler);
         command.args(&unit.flags).args(["-MMD", "-c"]).arg(&unit.source).arg("-o").arg(&unit.object);
-        let child = command.spawn().map_err(|error| format!("{compiler}: {error}; install g++ or set CXX"))?;
+        let child =
+            command.spawn().map_err(|error| format!("{compiler}: {error}; install g++ or set CXX"))?;
         running.push((unit, child));
         compiled += 1;
     }
@@ -149,7 +158,8 @@ fn finish(compiler: &str, (unit, mut child): (&Unit, Child)) -> Result<(), Strin
         return Err(format!("{compiler} failed on {}", unit.source.display()));
     }
     let record = unit.object.with_extension("flags");
-    std::fs::write(&record, command_line(compiler, unit)).map_err(|error| format!("{}: {error}", record.display()))
+    std::fs::write(&record, command_line(compiler, unit))
+        .map_err(|error| format!("{}: {error}", record.display()))
 }
 
 fn command_line(compiler: &str, unit: &Unit) -> String {
