@@ -227,7 +227,11 @@ fn device_tiles() -> Vec<Case> {
     for ins in [8, 16, 24, 32, 40, 64, 72, 96, 128, 136] {
         cases.push(point(ins, 8).image(3, 3));
     }
-    cases.extend([case(8, 72).image(11, 12).batch(3), case(24, 8).image(5, 5).batch(6), case(7, 70).batch(9)]);
+    cases.extend([
+        case(8, 72).image(11, 12).batch(3),
+        case(24, 8).image(5, 5).batch(6),
+        case(7, 70).batch(9),
+    ]);
     cases
 }
 
@@ -449,7 +453,8 @@ mod cuda {
         fn values(&self, precision: Precision, mut values: impl FnMut(usize) -> Vec<f32>) -> Values {
             let mut rounded = |len| values(len).into_iter().map(|x| round(precision, x)).collect();
             let data = rounded(self.batch * self.height * self.width * self.shape.in_channels);
-            let (weight, residual) = (rounded(self.shape.weights().unwrap()), self.outputs().iter().product());
+            let (weight, residual) =
+                (rounded(self.shape.weights().unwrap()), self.outputs().iter().product());
             Values { data, weight, residual: rounded(residual), bias: values(self.shape.out_channels) }
         }
 
@@ -473,7 +478,10 @@ mod cuda {
             conv.enqueue(stream, &images, &input, residual.as_ref(), epilogue, &output).unwrap();
             let mut found = output.download(stream).unwrap();
             let behind = found.split_off(self.batch * per_image);
-            assert!(behind.iter().all(|x| x.is_nan()), "{self:?} {precision:?}: writes behind the last image");
+            assert!(
+                behind.iter().all(|x| x.is_nan()),
+                "{self:?} {precision:?}: writes behind the last image"
+            );
             found
         }
 
@@ -586,7 +594,11 @@ mod cuda {
                     let (pixel, channel) = (at / channels, at % channels);
                     let (y, x_) = (pixel / case.width, pixel % case.width);
                     let hit = (1..=3).contains(&y) && (2..=4).contains(&x_) && (groups == 1 || channel == 0);
-                    assert_eq!(x.is_nan(), hit, "{precision:?}, groups {groups}, y {y}, x {x_}, channel {channel}");
+                    assert_eq!(
+                        x.is_nan(),
+                        hit,
+                        "{precision:?}, groups {groups}, y {y}, x {x_}, channel {channel}"
+                    );
                 }
             }
         }
