@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use mercer::cpu::network::PackedNetwork;
 use mercer::cpu::simd::Isa;
+use mercer::input::PixelScaling;
 use mercer::model::{Architecture, Conv, Layer, MapShape, Network, Op, Pair};
 use mercer::weights::Checkpoint;
 
@@ -224,6 +225,28 @@ fn debug_output_holds_no_weights() {
     let packed = PackedNetwork::new(&network, &checkpoint(folder.path(), &network)).unwrap();
     let (packed, plan) = (format!("{packed:?}"), format!("{network:?}"));
     assert!(packed.contains(&plan) && packed.len() < plan.len() + 100, "{} characters", packed.len());
+}
+
+#[test]
+fn photos_are_scaled_pixels() {
+    let network = Network::compile(image(33, 33, 3), &Architecture::Resnet18.layers(), "").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let packed = PackedNetwork::new(&network, &checkpoint(folder.path(), &network)).unwrap();
+    let len = 33 * 33 * 3;
+    let photos: Vec<u8> = (0..=u8::MAX).cycle().take(2 * len).collect();
+    let scaling = PixelScaling::new([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]);
+    let (mut found, mut expected) = (vec![0.0; 2 * 512], vec![0.0; 2 * 512]);
+    packed.run_photos(Isa::best(), 2, &scaling, &photos, &mut found).unwrap();
+    packed.run(Isa::best(), 2, &scaling.scale(&photos), &mut expected).unwrap();
+    assert_eq!(found, expected);
+
+    let error = packed.run_photos(Isa::best(), 2, &scaling, &photos[1..], &mut found).unwrap_err();
+    assert_eq!(error.to_string(), "photos: 6533 values, expected 6534");
+    let one_channel =
+        Network::compile(image(2, 2, 1), &layers(r#"[{"op": "global_avg_pool"}]"#), "").unwrap();
+    let packed = PackedNetwork::new(&one_channel, &checkpoint(folder.path(), &one_channel)).unwrap();
+    let error = packed.run_photos(Isa::best(), 3, &scaling, &[0; 12], &mut [0.0; 3]).unwrap_err();
+    assert_eq!(error.to_string(), "channels of a photo: 3 values, expected 1");
 }
 
 #[test]

@@ -39,6 +39,13 @@ pub struct Certificate {
 }
 
 impl Hits {
+    /// Hits that were found by scoring each of `rows` rows.
+    pub(crate) fn exhaustive(hits: Vec<Hit>, rows: usize) -> Hits {
+        let certificate =
+            Certificate { rows_scanned: rows, rows_rescored: rows, slack: 0.0, fallback: false };
+        Hits { hits, certificate }
+    }
+
     /// Why these are the best.
     pub fn certificate(&self) -> Certificate {
         self.certificate
@@ -86,9 +93,7 @@ impl Catalogue {
     /// - [`CatalogueError::Zero`], [`CatalogueError::NotFinite`]: the first such query.
     /// - [`CatalogueError::NormTooLarge`]: for inner products, a query whose L2 norm exceeds 2^63.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Hits>, CatalogueError> {
-        if !(1..=MAX_K).contains(&k) {
-            return Err(CatalogueError::K { k });
-        }
+        check_k(k)?;
         if !queries.len().is_multiple_of(self.dim()) {
             return Err(CatalogueError::QueriesLength { values: queries.len(), dim: self.dim() });
         }
@@ -149,12 +154,14 @@ impl Catalogue {
 
     /// Answers prepared queries. The one place that decides how the catalogue is searched.
     fn scan(&self, queries: &[f32], k: usize) -> Vec<Hits> {
-        let rows = self.len();
-        let certificate =
-            Certificate { rows_scanned: rows, rows_rescored: rows, slack: 0.0, fallback: false };
         topk::scan_whole_rows(Isa::best(), self.dim(), queries, self.vectors(), self.ids(), k)
             .into_iter()
-            .map(|hits| Hits { hits, certificate })
+            .map(|hits| Hits::exhaustive(hits, self.len()))
             .collect()
     }
+}
+
+/// Refuses a number of hits that no search takes.
+pub(crate) fn check_k(k: usize) -> Result<(), CatalogueError> {
+    if (1..=MAX_K).contains(&k) { Ok(()) } else { Err(CatalogueError::K { k }) }
 }

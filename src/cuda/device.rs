@@ -87,8 +87,8 @@ impl Device {
     /// [`CudaError::Kernel`] if the build has no fitting kernels for the card, [`CudaError::OutOfMemory`],
     /// [`CudaError::Driver`].
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
-        driver::load()?;
-        let info = Device::describe(ordinal)?;
+        let (_, count) = driver::load()?;
+        let info = Device::describe(ordinal, count)?;
         let context =
             CudaContext::new(ordinal).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))?;
         let mut modules: Vec<Module> = Vec::new();
@@ -112,9 +112,8 @@ impl Device {
         Ok(Device { inner: Arc::new(inner) })
     }
 
-    /// The properties of card `ordinal`, if it can be used. The driver is loaded.
-    pub(super) fn describe(ordinal: usize) -> Result<DeviceInfo, CudaError> {
-        let count = driver::count()?;
+    /// The properties of card `ordinal` of `count`, if it can be used. The driver is loaded.
+    pub(super) fn describe(ordinal: usize, count: usize) -> Result<DeviceInfo, CudaError> {
         let absent = CudaError::NoDevice { ordinal, count };
         let number = i32::try_from(ordinal).map_err(|_| absent.clone())?;
         if ordinal >= count {

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{conv, elementwise, normalize, pixels, pool};
+use super::{conv, elementwise, embedding, linear, normalize, pixels, pool};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -55,7 +55,10 @@ const fn infos<A: Arguments, const N: usize>(kernels: &[Kernel<A>; N]) -> [Kerne
 
 /// Every kernel that the library launches, in groups. A device resolves and checks all of them when it opens.
 pub(crate) const KERNELS: &[&[KernelInfo]] = &[
-    &[normalize::F32.info()],
+    &[embedding::LOOKUP.info(), normalize::F32.info()],
+    &[linear::F32.narrow.info(), linear::F32.wide.info(), linear::F32.concatenate.info()],
+    &[linear::F16.narrow.info(), linear::F16.wide.info(), linear::F16.concatenate.info()],
+    &[linear::BF16.narrow.info(), linear::BF16.wide.info(), linear::BF16.concatenate.info()],
     &infos(&conv::TILE_128X128),
     &infos(&conv::TILE_128X64),
     &infos(&conv::TILE_64X64),

@@ -8,6 +8,8 @@
 //! [`Stream::synchronize`].
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
+mod arena;
+mod checkout;
 mod device;
 mod driver;
 mod error;
@@ -18,6 +20,9 @@ mod tensor;
 
 pub mod conv;
 pub mod elementwise;
+pub mod embedding;
+pub mod head;
+pub mod linear;
 pub mod network;
 pub mod normalize;
 pub mod pixels;
@@ -28,7 +33,11 @@ pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use memory::{Pinned, Slice};
 pub use stream::{Graph, Stream};
-pub use tensor::{Precision, Rows, Tensor};
+pub use tensor::{Rows, Tensor};
 
+pub use crate::model::Precision;
+
+pub(crate) use arena::{Layout, Place};
+pub(crate) use checkout::{CheckedOut, Pool};
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};

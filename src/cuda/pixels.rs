@@ -2,6 +2,7 @@
 
 use super::memory::Pointer;
 use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, expect, to_u32};
+use crate::input::PixelScaling;
 use crate::model::Pair;
 
 /// The struct of the kernels.
@@ -37,13 +38,12 @@ pub(crate) const CAST: [Kernel<PixelsArgs>; 3] = [
 pub struct PixelTable(Slice<f32>);
 
 impl PixelTable {
-    /// Computes the table as [`ImagePreprocessor`](crate::input::ImagePreprocessor) does, bit for bit, and uploads it.
+    /// Uploads the table.
     ///
     /// # Errors
     /// As [`Stream::upload`].
-    pub fn new(stream: &Stream, mean: [f32; 3], std: [f32; 3]) -> Result<PixelTable, CudaError> {
-        let table = crate::input::normalised(mean, std);
-        Ok(PixelTable(stream.upload("pixel table", table.as_flattened())?))
+    pub fn new(stream: &Stream, scaling: &PixelScaling) -> Result<PixelTable, CudaError> {
+        Ok(PixelTable(stream.upload("pixel table", scaling.table().as_flattened())?))
     }
 
     /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of `output`, of the same shape; both

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
 
-use super::{Arguments, CudaError, Device, Kernel, Slice, expect};
+use super::{Arguments, CudaError, Device, Kernel, Pinned, Slice, expect};
 
 /// A queue of work on a device: what is put on it runs in order, beside the work of other streams.
 #[derive(Clone)]
@@ -76,6 +76,50 @@ impl Stream {
         }
         self.synchronize()?;
         Ok(values)
+    }
+
+    /// Puts a copy from host to device on the stream: the first bytes of `from`, as many as `to` has.
+    ///
+    /// What it cannot check: `from` is neither written nor freed before the stream has run.
+    pub(crate) fn enqueue_upload(&self, from: &Pinned<u8>, to: &Slice<u8>) -> Result<(), CudaError> {
+        let Some(from) = from.get(..to.len()) else {
+            return Err(CudaError::Limit { what: "bytes to upload", value: to.len(), limit: from.len() });
+        };
+        if from.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: lengths agree; the caller keeps the host memory as it is until the stream has run.
+        self.call("cuMemcpyHtoDAsync", |s| unsafe { result::memcpy_htod_async(to.address(), from, s) })
+    }
+
+    /// Puts a copy from device to host on the stream, to the first bytes of `to`, as many as `from` has.
+    ///
+    /// What it cannot check: `to` is neither read, written nor freed before the stream has run.
+    pub(crate) fn enqueue_download(&self, from: &Slice<u8>, to: &mut Pinned<u8>) -> Result<(), CudaError> {
+        let limit = to.len();
+        let Some(to) = to.get_mut(..from.len()) else {
+            return Err(CudaError::Limit { what: "bytes to download", value: from.len(), limit });
+        };
+        if to.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: lengths agree; the caller leaves the host memory alone until the stream has run.
+        self.call("cuMemcpyDtoHAsync", |s| unsafe { result::memcpy_dtoh_async(to, from.address(), s) })
+    }
+
+    /// Puts a copy inside the device on the stream.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`] if the lengths differ, [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn copy<T: Pod>(&self, from: &Slice<T>, to: &Slice<T>) -> Result<(), CudaError> {
+        expect("copy", from.len(), &[to.len()])?;
+        let bytes = from.len() * size_of::<T>();
+        if bytes == 0 {
+            return Ok(());
+        }
+        let (from, to) = (from.address(), to.address());
+        // SAFETY: both have that many bytes.
+        self.call("cuMemcpyDtoDAsync", |s| unsafe { result::memcpy_dtod_async(to, from, bytes, s) })
     }
 
     /// Fills memory with a byte.

@@ -6,40 +6,7 @@ use half::{bf16, f16};
 
 use super::memory::Pointer;
 use super::{CudaError, Device, Slice, Stream, to_u32};
-
-/// How values are stored on the device. Sums are f32 in all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// 32-bit floating point.
-    #[default]
-    F32,
-    /// IEEE 16-bit floating point.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Precision {
-    /// All of them.
-    pub const ALL: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bf16];
-
-    /// Bytes of a value.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Precision::F32 => 4,
-            Precision::F16 | Precision::Bf16 => 2,
-        }
-    }
-
-    /// Its place in [`Precision::ALL`], and of its kernel among an op's.
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Precision::F32 => 0,
-            Precision::F16 => 1,
-            Precision::Bf16 => 2,
-        }
-    }
-}
+use crate::model::Precision;
 
 /// Values of one precision in the memory of a device; what they are a tensor of, the ops say. Cheap to clone.
 #[derive(Debug, Clone)]

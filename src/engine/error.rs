@@ -125,6 +125,9 @@ pub enum EngineError {
         /// What the op found.
         source: OpError,
     },
+    /// A CUDA device was asked for, and the library was built without the feature `cuda`.
+    #[error("this build has no CUDA support: build with the feature `cuda`")]
+    NoCuda,
     /// The query head has hidden layers or an activation, so a score has no exact parts.
     #[error("the query head is not one linear layer: a score does not split into parts")]
     NotLinear,
@@ -230,7 +233,7 @@ impl EngineError {
             | EngineError::Op { .. }
             | EngineError::NoThreads => ErrorKind::Caller,
             EngineError::RankNotFinite { .. } | EngineError::Vocabulary { .. } => ErrorKind::CorruptData,
-            EngineError::NotLinear | EngineError::NoRanker => ErrorKind::Unsupported,
+            EngineError::NotLinear | EngineError::NoRanker | EngineError::NoCuda => ErrorKind::Unsupported,
             EngineError::Threads { .. } => ErrorKind::Overloaded,
         }
     }

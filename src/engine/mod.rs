@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use cpu::Model;
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
-pub use options::{Device, Options, Source, UnknownId, UnknownIds};
+pub use options::{Device, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
 
 #[cfg(doc)]
@@ -21,7 +21,7 @@ use crate::Error;
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, Metric};
 use crate::cpu::Isa;
-use crate::input::{Modality, Preprocessor, Request};
+use crate::input::{Features, ImagePreprocessor, Modality, Preprocessor, Request};
 use crate::model::{Config, EncoderPlan, ModelError, Normalize, Plan, TowerOp};
 use crate::weights::Checkpoint;
 
@@ -96,8 +96,10 @@ impl Engine {
         let largest_token = preprocessor.text().map(|text| text.largest_id());
         check_tables(&plan, &options.unknown_ids, largest_token)?;
         let pool = options.threads.map(pool).transpose()?;
+        let scaling = preprocessor.image().map(ImagePreprocessor::scaling);
         let build = || match options.device {
-            Device::Cpu => Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best()),
+            Device::Cpu => Model::new(&plan, &checkpoint, scaling, options.unknown_ids, Isa::best()),
+            Device::Cuda(_) => Err(EngineError::NoCuda.into()),
         };
         let model = match &pool {
             Some(pool) => pool.install(build),
@@ -170,6 +172,18 @@ impl Engine {
     pub fn search(&self, catalogue: &Catalogue, requests: &[Request], k: usize) -> Result<Vec<Hits>> {
         self.check_catalogue(catalogue)?;
         let vectors = self.encode_queries(requests)?;
+        Ok(self.install(|| catalogue.search(&vectors, k))?)
+    }
+
+    /// [`Engine::search`] for tensors, ready-made or of [`Engine::preprocess`].
+    ///
+    /// # Errors
+    /// As [`Engine::search`], and [`EngineError::Form`].
+    pub fn search_features(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        self.check_catalogue(catalogue)?;
+        self.check_modalities(Side::Query, features)?; // no more rows than there are values
+        let mut vectors = vec![0.0; features.batch() * self.dim()]; // [rows, dim]
+        self.encode_features(Side::Query, features, &mut vectors)?;
         Ok(self.install(|| catalogue.search(&vectors, k))?)
     }
 

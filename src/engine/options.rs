@@ -2,6 +2,7 @@
 
 pub use crate::cpu::embedding::UnknownId;
 use crate::input::Modality;
+pub use crate::model::Precision;
 pub use crate::weights::Source;
 
 /// What an id beyond its table means, per modality.
@@ -14,10 +15,22 @@ pub enum Device {
     /// This machine's processor.
     #[default]
     Cpu,
+    /// The CUDA card of this number, as `mercer devices` counts them. Needs the feature `cuda`.
+    Cuda(usize),
+}
+
+/// What a call does when every execution context of the device is in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum WhenBusy {
+    /// Wait for another call to end.
+    #[default]
+    Wait,
+    /// Fail with an error of kind [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    Refuse,
 }
 
 /// How to open a model. `Options::default()` maps the weights and runs on every core.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
     /// Where to run.
@@ -30,6 +43,30 @@ pub struct Options {
     pub validate_values: bool,
     /// What an id beyond its table means, per modality in the order of [`Modality::ALL`].
     pub unknown_ids: UnknownIds,
+    /// How a device stores weights and activations; the CPU computes in f32 whatever it says.
+    pub precision: Precision,
+    /// Rows that a device encodes at once, at most: bounds its memory. The answer does not depend on it.
+    pub rows_at_once: usize,
+    /// Calls that a device runs at once, each with its own memory.
+    pub contexts: usize,
+    /// What a further call does.
+    pub when_busy: WhenBusy,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            device: Device::default(),
+            threads: None,
+            source: Source::default(),
+            validate_values: false,
+            unknown_ids: UnknownIds::default(),
+            precision: Precision::default(),
+            rows_at_once: 64,
+            contexts: 2,
+            when_busy: WhenBusy::default(),
+        }
+    }
 }
 
 impl Options {
@@ -60,6 +97,30 @@ impl Options {
     /// Sets what an id of `modality` beyond its table means.
     pub fn unknown_ids(mut self, modality: Modality, policy: UnknownId) -> Options {
         self.unknown_ids[modality as usize] = policy;
+        self
+    }
+
+    /// Sets how a device stores weights and activations.
+    pub fn precision(mut self, precision: Precision) -> Options {
+        self.precision = precision;
+        self
+    }
+
+    /// Sets how many rows a device encodes at once, at least 1.
+    pub fn rows_at_once(mut self, rows: usize) -> Options {
+        self.rows_at_once = rows;
+        self
+    }
+
+    /// Sets how many calls a device runs at once, at least 1.
+    pub fn contexts(mut self, contexts: usize) -> Options {
+        self.contexts = contexts;
+        self
+    }
+
+    /// Sets what a call does when all contexts are in use.
+    pub fn when_busy(mut self, when_busy: WhenBusy) -> Options {
+        self.when_busy = when_busy;
         self
     }
 }

@@ -19,6 +19,7 @@ mod layer;
 mod load;
 mod network;
 mod plan;
+mod precision;
 mod window;
 
 pub use config::*;
@@ -27,5 +28,6 @@ pub use layer::{Layer, Pair};
 pub use load::MAX_CONFIG_BYTES;
 pub use network::{BatchNorm, Conv, MapShape, Network, Op, Step};
 pub use plan::{EncoderPlan, LinearPlan, Plan, RankerPlan, Table, TowerOp, TowerPlan};
+pub use precision::Precision;
 pub(crate) use window::Window;
 pub use window::{PoolShape, WindowError};

@@ -4,6 +4,9 @@
 use half::{bf16, f16};
 use mercer::cuda::{CudaError, Device, Precision, Stream, Tensor};
 
+#[cfg(feature = "emulate")]
+pub mod emulator;
+
 /// The device, or `None` with a printed reason where there is no card. `MERCER_REQUIRE_GPU=1` makes that a failure.
 pub fn device() -> Option<Device> {
     match Device::open(0) {

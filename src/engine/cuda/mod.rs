@@ -1,0 +1,508 @@
+//! The CUDA backend of the engine: a model whose weights lie on the device. A call is written into pinned memory, runs as
+//! one recorded graph (upload, kernels, download) and is waited for once.
+//!
+//! Memory is planned when the model opens: each execution context has room for any call of
+//! [`Options::rows_at_once`] rows, and no call allocates. A context records a graph the first time that a call of its
+//! kind and size comes, sizes being rounded up to powers of two; the kernels read how many rows there really are from
+//! the upload.
+
+mod columns;
+mod context;
+mod pairs;
+mod program;
+mod towers;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use columns::{Form, Pixels, fits};
+use context::{Context, Sizes};
+use pairs::Pairs;
+use program::{Key, Program, VECTOR_STAGE, Work, bucket, parts, runs};
+use towers::{Tower, Uploader};
+
+use super::cpu::Output;
+use super::options::UnknownIds;
+use super::{EngineError, Options, RowError, Side, WhenBusy};
+use crate::catalogue::{Catalogue, CatalogueId, Hit, MAX_K, Metric};
+use crate::cpu::head::Segment;
+use crate::cpu::normalize::check_row;
+use crate::cuda::embedding::first_unknown;
+use crate::cuda::head::Head;
+use crate::cuda::pixels::PixelTable;
+use crate::cuda::{CudaError, Device, Pool, Precision, topk};
+use crate::input::{Column, Features, Modality, PixelScaling, Values};
+use crate::model::{Config, EncoderPlan, Normalize, Plan, Pooling, RankerPlan, TowerOp, TowerPlan};
+use crate::weights::Checkpoint;
+use crate::{Error, Result};
+
+/// A model on a device.
+pub(crate) struct Model {
+    /// Dropped first: contexts hold streams and graphs of the device.
+    contexts: Pool<Context>,
+    catalogues: Mutex<Vec<(CatalogueId, Arc<Corpus>)>>,
+    query: Encoder,
+    item: Encoder,
+    ranker: Option<Ranker>,
+    /// The normalised value of each byte of each channel, where there are images.
+    scaling: Option<PixelTable>,
+    forms: [Option<Form>; Modality::ALL.len()],
+    unknown_ids: UnknownIds,
+    precision: Precision,
+    rows_at_once: usize,
+    when_busy: WhenBusy,
+    device: Device,
+}
+
+struct Encoder {
+    towers: Vec<Tower>,
+    head: Head,
+    width: usize,
+    bias: Option<Vec<f32>>,
+}
+
+struct Ranker {
+    query: Vec<Tower>,
+    item: Vec<Tower>,
+    head: Head,
+    /// Of the query towers, then of the item towers.
+    widths: Vec<usize>,
+}
+
+/// A catalogue on the device.
+struct Corpus {
+    number: u64,
+    rows: topk::Corpus,
+    dim: usize,
+    /// Whether queries are normalised before they are scored.
+    normalized: bool,
+}
+
+impl Corpus {
+    fn plan(&self, model: &Model, batch: usize, k: usize) -> Result<topk::Plan, CudaError> {
+        topk::Plan::new(&self.rows, k, batch, model.device.info())
+    }
+}
+
+/// Keys of one search that a context has room for: one answer of the longest, or many short ones.
+const MOST_KEYS: usize = MAX_K;
+
+impl Model {
+    /// Uploads the weights of `plan`, whose tensors the checkpoint is known to have, to card `ordinal`.
+    pub(crate) fn open(
+        ordinal: usize,
+        config: &Config,
+        plan: &Plan,
+        checkpoint: &Checkpoint,
+        scaling: Option<&PixelScaling>,
+        options: &Options,
+    ) -> Result<Model> {
+        let device = Device::open(ordinal)?;
+        let stream = device.stream()?;
+        let mut uploader = Uploader::new(&stream, checkpoint, options.precision);
+        let query = encoder(&mut uploader, &plan.query)?;
+        let item = encoder(&mut uploader, &plan.item)?;
+        let ranker = plan.ranker.as_ref().map(|plan| ranker(&mut uploader, plan)).transpose()?;
+        let scaling = scaling.map(|scaling| PixelTable::new(&stream, scaling));
+        let mut model = Model {
+            contexts: Pool::new(Vec::new()),
+            catalogues: Mutex::new(Vec::new()),
+            query,
+            item,
+            ranker,
+            scaling: scaling.transpose()?,
+            forms: Modality::ALL.map(|modality| form(modality, config, plan)),
+            unknown_ids: options.unknown_ids,
+            precision: options.precision,
+            rows_at_once: options.rows_at_once,
+            when_busy: options.when_busy,
+            device,
+        };
+        let sizes = model.sizes()?;
+        let contexts = (0..options.contexts).map(|_| Context::new(&model.device, sizes));
+        model.contexts = Pool::new(contexts.collect::<Result<_, _>>()?);
+        Ok(model)
+    }
+
+    /// What any call needs at most.
+    fn sizes(&self) -> Result<Sizes, CudaError> {
+        let mut sizes = Sizes::default();
+        let mut works = vec![Work::Vectors(Side::Query), Work::Vectors(Side::Item), Work::Terms];
+        if self.ranker.is_some() {
+            works.extend([Work::VectorsAndRanker(Side::Item), Work::RankerTowers]);
+        }
+        let batch = self.rows_at_once;
+        for work in works {
+            for pixels in [Pixels::Bytes, Pixels::Floats] {
+                let key = Key { work, batch, images: batch, pixels };
+                let program = Program::new(self, key, None)?;
+                sizes = sizes.with(&program.upload, &program.scratch, &program.download);
+            }
+        }
+        // A search adds the queries, the keys and its workspace to the vectors.
+        let queries = batch.saturating_mul(self.query.width).saturating_mul(size_of::<f32>());
+        sizes.scratch = sizes.scratch.saturating_add(queries).saturating_add(topk::MOST_WORKSPACE) + 1024;
+        sizes.download = sizes.download.saturating_add(MOST_KEYS * size_of::<u64>()) + 1024;
+        if let Some(ranker) = &self.ranker {
+            let pairs = Pairs::new(&ranker.widths, &ranker.head, self.precision, batch);
+            sizes = sizes.with(&pairs.upload, &pairs.scratch, &pairs.download);
+        }
+        Ok(sizes)
+    }
+
+    /// Where the work runs, in words.
+    pub(crate) fn describe(&self) -> String {
+        let info = self.device.info();
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Bf16 => "bf16",
+        };
+        format!("cuda:{}, {}, {precision}", info.ordinal, info.name)
+    }
+
+    /// Rows that one call takes.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        self.rows_at_once
+    }
+
+    /// The vectors of a batch, `[batch, width]`, and, if asked for, the ranker's rows.
+    pub(crate) fn encode(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
+        let width = self.encoder(side).width;
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(Work::Vectors(side), part, None, |program, download| {
+                let rows = part.batch() * width;
+                let found = &program.vectors.in_host(download)[..rows];
+                vectors[first * width..][..rows].copy_from_slice(found);
+                Ok(())
+            })
+        })
+    }
+
+    /// [`Model::encode`], and the outputs of the side's ranker towers for each part of the batch.
+    pub(crate) fn encode_for_ranking(
+        &self,
+        side: Side,
+        features: &Features,
+        vectors: &mut [f32],
+        mut ranked: impl FnMut(usize, Vec<Output>),
+    ) -> Result<()> {
+        let width = self.encoder(side).width;
+        let work = Work::VectorsAndRanker(side);
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(work, part, None, |program, download| {
+                let rows = part.batch() * width;
+                let found = &program.vectors.in_host(download)[..rows];
+                vectors[first * width..][..rows].copy_from_slice(found);
+                ranked(first, self.outputs(work, program, part, download));
+                Ok(())
+            })
+        })
+    }
+
+    /// The best `k` rows of a catalogue for each request, with the queries' vectors checked as the catalogue does.
+    pub(crate) fn search(
+        &self,
+        catalogue: &Catalogue,
+        features: &Features,
+        k: usize,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let corpus = self.corpus(catalogue)?;
+        let work = Work::Search { corpus: corpus.number, k };
+        let most = (MOST_KEYS / k.max(1)).clamp(1, self.rows_at_once);
+        let mut answers = Vec::with_capacity(features.batch());
+        self.in_parts(features, most, |_, part| {
+            self.run(work, part, Some(&corpus), |program, download| {
+                let width = self.query.width;
+                let vectors = &program.vectors.in_host(download)[..part.batch() * width];
+                catalogue.check_queries(vectors)?;
+                let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
+                answers.extend(keys.map(|keys| corpus.rows.hits(catalogue.ids(), keys)));
+                Ok(())
+            })
+        })?;
+        Ok(answers)
+    }
+
+    /// What each tower alone brings to the query vectors.
+    pub(crate) fn query_terms(&self, features: &Features) -> Result<Vec<Output>> {
+        let width = self.query.head.part_outputs();
+        let empty = |tower: &Tower| Output {
+            modality: tower.input,
+            width,
+            rows: Vec::new(),
+            data: Vec::new(),
+        };
+        let mut terms: Vec<Output> = self.query.towers.iter().map(empty).collect();
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(Work::Terms, part, None, |program, download| {
+                for (term, place) in terms.iter_mut().zip(&program.terms) {
+                    let values = place.in_host(download); // [batch, width]
+                    for &row in part.column(term.modality).map_or(&[][..], Column::rows) {
+                        term.rows.push(first + row);
+                        term.data.extend_from_slice(&values[row * width..][..width]);
+                    }
+                }
+                Ok(())
+            })
+        })?;
+        Ok(terms)
+    }
+
+    /// The query head's bias, if it has one.
+    pub(crate) fn query_bias(&self) -> Option<&[f32]> {
+        self.query.bias.as_deref()
+    }
+
+    /// The outputs of the ranker's query towers.
+    pub(crate) fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>> {
+        let towers = self.ranker_towers(Side::Query).iter();
+        let empty =
+            |tower: &Tower| Output { modality: tower.input, width: tower.width, rows: Vec::new(), data: Vec::new() };
+        let mut all: Vec<Output> = towers.map(empty).collect();
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(Work::RankerTowers, part, None, |program, download| {
+                let outputs = self.outputs(Work::RankerTowers, program, part, download);
+                for (all, part) in all.iter_mut().zip(outputs) {
+                    all.rows.extend(part.rows.iter().map(|row| first + row));
+                    all.data.extend(part.data);
+                }
+                Ok(())
+            })
+        })?;
+        Ok(all)
+    }
+
+    /// The ranker's head over both sides' tower outputs for `batch` pairs: one score per pair.
+    pub(crate) fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
+        let mut context = self.contexts.check_out(self.when_busy)?;
+        for rows in parts(batch, self.rows_at_once) {
+            let places = Pairs::new(&ranker.widths, &ranker.head, self.precision, self.rows_at_once);
+            places.write(segments, rows.clone(), self.precision, &mut context.host.upload);
+            context.run_once(|stream, memory, host| {
+                places.enqueue(&ranker.head, self.precision, stream, memory, host)
+            })?;
+            let found = places.scores.in_host(&context.host.download);
+            scores[rows.clone()].copy_from_slice(&found[..rows.len()]);
+        }
+        Ok(())
+    }
+
+    fn encoder(&self, side: Side) -> &Encoder {
+        match side {
+            Side::Query => &self.query,
+            Side::Item => &self.item,
+        }
+    }
+
+    fn ranker_towers(&self, side: Side) -> &[Tower] {
+        match (&self.ranker, side) {
+            (Some(ranker), Side::Query) => &ranker.query,
+            (Some(ranker), Side::Item) => &ranker.item,
+            (None, _) => &[],
+        }
+    }
+
+    /// What the runs read of a modality, if anything.
+    fn form(&self, modality: Modality, runs: &[program::Run<'_>]) -> Option<Form> {
+        let read = runs.iter().any(|run| run.tower.input == modality);
+        self.forms[modality as usize].filter(|_| read)
+    }
+
+    /// The catalogue's rows on the device, uploaded at the first call. Those of catalogues that are gone are freed.
+    fn corpus(&self, catalogue: &Catalogue) -> Result<Arc<Corpus>> {
+        let mut catalogues = self.catalogues.lock().unwrap_or_else(PoisonError::into_inner);
+        catalogues.retain(|(id, _)| id.is_alive());
+        if let Some((_, corpus)) = catalogues.iter().find(|(id, _)| id.is(catalogue)) {
+            return Ok(corpus.clone());
+        }
+        let stream = self.device.stream()?;
+        let id = catalogue.id();
+        let corpus = Arc::new(Corpus {
+            number: id.number(),
+            rows: topk::Corpus::upload(&stream, catalogue.dim(), catalogue.vectors(), catalogue.ids(), Precision::F32)?,
+            dim: catalogue.dim(),
+            normalized: catalogue.metric() == Metric::Cosine,
+        });
+        catalogues.push((id, corpus.clone()));
+        Ok(corpus)
+    }
+
+    /// Uploads a catalogue before its first search.
+    pub(crate) fn prepare(&self, catalogue: &Catalogue) -> Result<()> {
+        self.corpus(catalogue).map(drop)
+    }
+
+    /// Gives `work` the batch in parts that fit a context.
+    fn in_parts(
+        &self,
+        features: &Features,
+        most: usize,
+        mut work: impl FnMut(usize, &Features) -> Result<()>,
+    ) -> Result<()> {
+        if features.batch() <= most {
+            return work(0, features);
+        }
+        for rows in parts(features.batch(), most) {
+            let first = rows.start;
+            work(first, &features.part(rows)).map_err(|error| match error {
+                Error::Engine(error) => error.in_batch(first).into(),
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Runs one call in a free context and gives `read` what was downloaded.
+    fn run(
+        &self,
+        work: Work,
+        features: &Features,
+        corpus: Option<&Arc<Corpus>>,
+        read: impl FnOnce(&Program, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        if features.batch() == 0 {
+            return Ok(());
+        }
+        let key = self.key(work, features)?;
+        let mut context = self.contexts.check_out(self.when_busy)?;
+        let program = context.program(self, key, corpus)?;
+        let upload = &mut context.host.upload;
+        program.write_batch(features.batch(), upload);
+        for place in &program.columns {
+            place.write(features.column(place.modality), self.precision, upload);
+        }
+        context.run()?;
+        let download = &context.host.download;
+        match program.fault.in_host(download)[0] {
+            u64::MAX => read(&program, download),
+            fault => Err(self.fault(work, features, &program, download, fault)),
+        }
+    }
+
+    /// The sizes that a batch needs.
+    fn key(&self, work: Work, features: &Features) -> Result<Key> {
+        let runs = runs(self, work);
+        let mut batch = bucket(features.batch(), self.rows_at_once);
+        let (mut images, mut pixels) = (0, Pixels::Bytes);
+        for modality in Modality::ALL {
+            let (Some(form), Some(column)) = (self.form(modality, &runs), features.column(modality)) else {
+                continue;
+            };
+            match column.values() {
+                Values::Photos { .. } => images = bucket(column.rows().len(), self.rows_at_once),
+                Values::Pixels { .. } => {
+                    (images, pixels) = (bucket(column.rows().len(), self.rows_at_once), Pixels::Floats);
+                }
+                _ => {}
+            }
+            while !fits(form, batch, column) {
+                if batch == self.rows_at_once {
+                    let Values::Bags(bags) = column.values() else { break };
+                    let Form::Bags { most, .. } = form else { break };
+                    let (value, limit) = (bags.ids.len(), batch.saturating_mul(most));
+                    return Err(CudaError::Limit { what: "ids of a batch", value, limit }.into());
+                }
+                batch = bucket(batch + 1, self.rows_at_once);
+            }
+        }
+        Ok(Key { work, batch, images, pixels })
+    }
+
+    /// The outputs that a call kept.
+    fn outputs(&self, work: Work, program: &Program, features: &Features, download: &[u8]) -> Vec<Output> {
+        let runs = runs(self, work);
+        let kept = runs.iter().zip(&program.outputs).filter(|(run, _)| run.kept);
+        let outputs = kept.map(|(run, place)| {
+            let (modality, width) = (run.tower.input, run.tower.width);
+            let rows = features.column(modality).map_or(Vec::new(), |column| column.rows().to_vec());
+            let data = columns::to_f32(place.in_host(download), self.precision, rows.len() * width);
+            Output { modality, width, rows, data }
+        });
+        outputs.collect()
+    }
+
+    /// What a fault record means: the least row of the first stage that found something wrong.
+    fn fault(&self, work: Work, features: &Features, program: &Program, download: &[u8], fault: u64) -> Error {
+        const ROW_BITS: u32 = 48;
+        let stage = u16::try_from(fault >> ROW_BITS).unwrap_or(u16::MAX);
+        let at = usize::try_from(fault & ((1 << ROW_BITS) - 1)).unwrap_or(usize::MAX);
+        let side = work.side();
+        if stage >= VECTOR_STAGE {
+            let width = self.encoder(side).width;
+            let vector = program.vectors.in_host(download).get(at * width..(at + 1) * width);
+            let source = vector.and_then(|vector| check_row(at, vector).err()).map(RowError::from);
+            return EngineError::Row { side, row: at, source: source.unwrap_or(RowError::Zero) }.into();
+        }
+        let runs = runs(self, work);
+        let tower = runs.get(usize::from(stage)).map(|run| run.tower);
+        let found = tower.and_then(|tower| {
+            let column = features.column(tower.input)?;
+            let (rows, padding_id) = tower.table()?;
+            let (_, id) = first_unknown(ids_of(column, at)?, rows, padding_id)?;
+            let source = RowError::UnknownId { modality: tower.input, id, rows };
+            Some(EngineError::Row { side, row: *column.rows().get(at)?, source })
+        });
+        match found {
+            Some(error) => error.into(),
+            None => CudaError::Kernel { kernel: "embedding", reason: format!("reported {fault:#x}") }.into(),
+        }
+    }
+}
+
+/// What a modality's towers read, if any does.
+fn form(modality: Modality, config: &Config, plan: &Plan) -> Option<Form> {
+    let ranker = plan.ranker.iter().flat_map(|ranker| ranker.query_towers.iter().chain(&ranker.item_towers));
+    let towers = || plan.query.towers.iter().chain(&plan.item.towers).chain(ranker.clone());
+    let of = |tower: &TowerPlan| match &tower.op {
+        TowerOp::Embedding(_) => Some(Form::Ids),
+        TowerOp::EmbeddingBag { .. } => {
+            let behaviour = || config.inputs.behaviour.as_ref().and_then(|input| input.max_items);
+            let most = match modality {
+                Modality::Text => config.inputs.text.as_ref().map(|input| input.max_tokens),
+                _ => behaviour(),
+            };
+            let weighs = |tower: &TowerPlan| {
+                tower.input == modality
+                    && matches!(tower.op, TowerOp::EmbeddingBag { pooling: Pooling::Sum, .. })
+            };
+            Some(Form::Bags { most: most.unwrap_or(1), weighted: towers().any(weighs) })
+        }
+        TowerOp::Network(network) => {
+            let input = network.input;
+            Some(Form::Image { values: input.height * input.width * input.channels })
+        }
+        TowerOp::Linear(linear) => Some(Form::Dense { width: linear.inputs }),
+        TowerOp::LinearOver { .. } => None,
+    };
+    towers().filter(|tower| tower.input == modality).find_map(of)
+}
+
+/// The ids of a column's entry.
+fn ids_of(column: &Column, entry: usize) -> Option<&[i64]> {
+    match column.values() {
+        Values::Ids(ids) => ids.get(entry..=entry),
+        Values::Bags(bags) => bags.ids.get(*bags.offsets.get(entry)?..*bags.offsets.get(entry + 1)?),
+        _ => None,
+    }
+}
+
+fn encoder(uploader: &mut Uploader<'_>, plan: &EncoderPlan) -> Result<Encoder> {
+    let towers = uploader.towers(&plan.towers)?;
+    let widths: Vec<usize> = plan.towers.iter().map(|tower| tower.width).collect();
+    let head = uploader.head(&widths, &plan.head, plan.normalize == Normalize::L2)?;
+    let bias = match plan.head.first().and_then(|layer| layer.bias.as_ref()) {
+        Some(bias) => Some(uploader.checkpoint.tensor(bias)?.to_f32()?.into_owned()),
+        None => None,
+    };
+    Ok(Encoder { towers, head, width: plan.width, bias })
+}
+
+fn ranker(uploader: &mut Uploader<'_>, plan: &RankerPlan) -> Result<Ranker> {
+    let query = uploader.towers(&plan.query_towers)?;
+    let item = uploader.towers(&plan.item_towers)?;
+    let widths: Vec<usize> =
+        plan.query_towers.iter().chain(&plan.item_towers).map(|tower| tower.width).collect();
+    let head = uploader.head(&widths, &plan.head, false)?;
+    Ok(Ranker { query, item, head, widths })
+}
