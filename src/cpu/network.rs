@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::activation::{Activation, add};
 use super::batch_norm::{BatchNorm, ScaleShift};
-use super::conv::{Conv, ConvShape, Images};
+use super::conv::{Conv, Images};
 use super::error::expect;
 use super::pool::{PoolKind, PoolShape, global_average, pool};
 use super::{Isa, OpError};
@@ -172,25 +172,16 @@ impl PackedNetwork {
 }
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
-    let shape = ConvShape {
-        in_channels: plan.in_channels,
-        out_channels: plan.out_channels,
-        kernel: plan.kernel,
-        stride: plan.stride,
-        padding: plan.padding,
-        dilation: plan.dilation,
-        groups: plan.groups,
-    };
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
         Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),
         None => None,
     };
     let Some(norm) = &plan.batch_norm else {
-        return Ok(Conv::new(shape, &weight, bias.as_deref())?);
+        return Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?);
     };
     let (weight, bias) = with_batch_norm(norm, checkpoint, |norm| norm.fold(&weight, bias.as_deref()))?;
-    Ok(Conv::new(shape, &weight, Some(&bias))?)
+    Ok(Conv::new(plan.shape(), &weight, Some(&bias))?)
 }
 
 fn with_batch_norm<T>(
