@@ -1,4 +1,4 @@
-// Hopper wrappers, GPU side (twin: dev_emu_sm90.h)
+// Hopper wrappers, GPU side (twin: emulator/device_sm90.h)
 #pragma once
 #include "ptx.cuh"
 struct alignas(64) TensorMap { uint64_t opaque[16]; };   // same bytes as CUtensorMap

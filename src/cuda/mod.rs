@@ -18,10 +18,15 @@ mod memory;
 mod stream;
 mod tensor;
 
+pub mod conv;
+pub mod elementwise;
 pub mod embedding;
 pub mod head;
 pub mod linear;
+pub mod network;
 pub mod normalize;
+pub mod pixels;
+pub mod pool;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};

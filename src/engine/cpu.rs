@@ -15,7 +15,8 @@ use crate::cpu::normalize::{NormalizeError, normalize_rows};
 use crate::cpu::{Isa, OpError};
 use crate::input::{Column, Features, Modality, PixelScaling, Values};
 use crate::model::{
-    EncoderPlan, LinearPlan, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
+    EncoderPlan, LinearPlan, MapShape, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp,
+    TowerPlan,
 };
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -261,30 +262,27 @@ impl Model {
                     embedding::bags(self.isa, &table, bags, *pooling, *padding_id, unknown, output)
                 })
             }
-            (
-                Op::Network(network),
-                Values::Photos { height, width, .. } | Values::Pixels { height, width, .. },
-            ) if (*height, *width) != (network.input().height, network.input().width) => {
-                let input = network.input();
-                return Err(form(format!("images of {} x {} pixels", input.height, input.width)));
-            }
-            (Op::Network(network), Values::Photos { data, .. }) => {
+            (Op::Network(network), Values::Photos { height, width, data })
+                if is_size(network, *height, *width) =>
+            {
                 let scaling = self.scaling.as_ref().ok_or_else(|| form("pixel values".into()))?;
                 network.run_photos(self.isa, rows.len(), scaling, data, output)
             }
-            (Op::Network(network), Values::Pixels { data, .. }) => {
+            (Op::Network(network), Values::Pixels { height, width, data })
+                if is_size(network, *height, *width) =>
+            {
                 network.run(self.isa, rows.len(), data, output)
             }
-            (Op::Linear(linear), Values::Dense { width, data }) => {
-                if *width != linear.inputs() {
-                    return Err(form(format!("vectors of {}", linear.inputs())));
-                }
+            (Op::Linear(linear), Values::Dense { width, data }) if *width == linear.inputs() => {
                 linear.run(self.isa, rows.len(), data, output)
             }
             (Op::Embedding(_), _) => return Err(form("ids".into())),
             (Op::Bag { .. }, _) => return Err(form("bags of ids".into())),
-            (Op::Network(_), _) => return Err(form("images".into())),
-            (Op::Linear(_), _) => return Err(form("vectors".into())),
+            (Op::Network(network), _) => {
+                let MapShape { height, width, .. } = network.input();
+                return Err(form(format!("images of {height} x {width} pixels")));
+            }
+            (Op::Linear(linear), _) => return Err(form(format!("vectors of {}", linear.inputs()))),
         };
         result.map_err(|error| match error {
             OpError::UnknownId { row, id, rows: table, .. } => {
@@ -303,6 +301,11 @@ impl Model {
         };
         embedding::Table::new(*count, *width, values)
     }
+}
+
+/// Whether images of this size are the network's.
+fn is_size(network: &PackedNetwork, height: usize, width: usize) -> bool {
+    (height, width) == (network.input().height, network.input().width)
 }
 
 /// The tensor's values where the checkpoint has them, if they can be read there.

@@ -49,21 +49,29 @@ impl Engine {
         self.encode_requests(Side::Item, items, vectors, None)
     }
 
-    /// Turns requests into the tensors that [`Engine::encode_features`] reads, all at once.
+    /// Turns requests for one encoder into tensors, all at once. A request that is needed more than once, to search, to
+    /// explain and to rank, is read and decoded once this way: see [`Engine::encode_features`],
+    /// [`Engine::search_features`], [`Engine::explain_features`] and [`Engine::rank_features`].
     ///
     /// # Errors
-    /// [`Error::Input`] for a request that cannot be read, with its row.
-    pub fn preprocess(&self, requests: &[Request]) -> Result<Features> {
-        Ok(self.install(|| self.inner.preprocessor.features(requests))?)
+    /// [`EngineError::Row`] for a request that cannot be read or whose items have weights that a tower does not take;
+    /// [`Error::Input`] if the photos do not fit in memory together.
+    pub fn preprocess(&self, side: Side, requests: &[Request]) -> Result<Features> {
+        self.check_weights(side, requests)?;
+        self.install(|| self.inner.preprocessor.features(requests)).map_err(|error| match error {
+            InputError::Row { row, source } => {
+                EngineError::Row { side, row, source: RowError::Input(*source) }.into()
+            }
+            other => other.into(),
+        })
     }
 
-    /// Encodes ready-made tensors into the caller's `[features.batch(), dim]`.
+    /// Encodes tensors, ready-made or of [`Engine::preprocess`], into the caller's `[features.batch(), dim]`.
     ///
     /// # Errors
     /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read.
     pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
         check_output(features.batch(), self.encoder(side).width, vectors)?;
-        self.check_modalities(side, features)?;
         self.install(|| self.run(side, features, vectors, None))
     }
 
@@ -104,16 +112,7 @@ impl Engine {
         for first in (0..requests.len()).step_by(at_once) {
             let rows = first..requests.len().min(first + at_once);
             let part = &requests[rows.clone()];
-            self.install(|| {
-                self.check_weights(side, part)?;
-                let features = self.inner.preprocessor.features(part)?;
-                self.check_modalities(side, &features)?;
-                work(rows, &features)
-            })
-            .map_err(|error| match error {
-                Error::Input(InputError::Row { row, source }) => {
-                    EngineError::Row { side, row: first + row, source: RowError::Input(*source) }.into()
-                }
+            self.install(|| work(rows, &self.preprocess(side, part)?)).map_err(|error| match error {
                 Error::Engine(error) => error.in_batch(first).into(),
                 other => other,
             })?;
@@ -128,6 +127,7 @@ impl Engine {
         vectors: &mut [f32],
         ranker_rows: Option<&mut [f32]>,
     ) -> Result<()> {
+        self.check_modalities(side, features)?;
         let model = &self.inner.model;
         let towers = model.towers(side, features)?;
         model.finish(side, features.batch(), &towers, vectors)?;
@@ -145,11 +145,14 @@ impl Engine {
     }
 
     /// Every row has a modality that the encoder reads, and each that it has is read by the encoder or the ranker.
-    fn check_modalities(&self, side: Side, features: &Features) -> Result<(), EngineError> {
+    pub(super) fn check_modalities(&self, side: Side, features: &Features) -> Result<(), EngineError> {
         let encoder = modalities(&self.encoder(side).towers);
         let read: BTreeSet<Modality> =
             encoder.union(&modalities(self.ranker_towers(side))).copied().collect();
-        let mut seen = vec![false; features.batch()];
+        // A row beyond as many as there are values matters only if an earlier one has none: memory goes by the values.
+        let columns = encoder.iter().filter_map(|&modality| features.column(modality));
+        let values: usize = columns.map(|column| column.rows().len()).sum();
+        let mut seen = vec![false; features.batch().min(values + 1)];
         for modality in Modality::ALL {
             let Some(column) = features.column(modality) else { continue };
             if !read.contains(&modality) {
@@ -157,7 +160,11 @@ impl Engine {
                 return Err(EngineError::Row { side, row, source: RowError::Unread { modality, reads } });
             }
             if encoder.contains(&modality) {
-                column.rows().iter().for_each(|&row| seen[row] = true);
+                for &row in column.rows() {
+                    if let Some(seen) = seen.get_mut(row) {
+                        *seen = true;
+                    }
+                }
             }
         }
         match seen.iter().position(|&seen| !seen) {

@@ -21,7 +21,7 @@ use crate::Error;
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, Metric};
 use crate::cpu::Isa;
-use crate::input::{ImagePreprocessor, Modality, Preprocessor, Request};
+use crate::input::{Features, ImagePreprocessor, Modality, Preprocessor, Request};
 use crate::model::{Config, EncoderPlan, ModelError, Normalize, Plan, TowerOp};
 use crate::weights::Checkpoint;
 
@@ -172,6 +172,18 @@ impl Engine {
     pub fn search(&self, catalogue: &Catalogue, requests: &[Request], k: usize) -> Result<Vec<Hits>> {
         self.check_catalogue(catalogue)?;
         let vectors = self.encode_queries(requests)?;
+        Ok(self.install(|| catalogue.search(&vectors, k))?)
+    }
+
+    /// [`Engine::search`] for tensors, ready-made or of [`Engine::preprocess`].
+    ///
+    /// # Errors
+    /// As [`Engine::search`], and [`EngineError::Form`].
+    pub fn search_features(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        self.check_catalogue(catalogue)?;
+        self.check_modalities(Side::Query, features)?; // no more rows than there are values
+        let mut vectors = vec![0.0; features.batch() * self.dim()]; // [rows, dim]
+        self.encode_features(Side::Query, features, &mut vectors)?;
         Ok(self.install(|| catalogue.search(&vectors, k))?)
     }
 

@@ -26,9 +26,11 @@ use super::{EngineError, Options, RowError, Side, WhenBusy};
 use crate::catalogue::{Catalogue, CatalogueId, Hit, MAX_K, Metric};
 use crate::cpu::head::Segment;
 use crate::cpu::normalize::check_row;
+use crate::cuda::embedding::first_unknown;
 use crate::cuda::head::Head;
-use crate::cuda::{CudaError, Device, Pool, Precision, Tensor, topk};
-use crate::input::{Column, Features, Modality, Values};
+use crate::cuda::pixels::PixelTable;
+use crate::cuda::{CudaError, Device, Pool, Precision, topk};
+use crate::input::{Column, Features, Modality, PixelScaling, Values};
 use crate::model::{Config, EncoderPlan, Normalize, Plan, Pooling, RankerPlan, TowerOp, TowerPlan};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -42,7 +44,7 @@ pub(crate) struct Model {
     item: Encoder,
     ranker: Option<Ranker>,
     /// The normalised value of each byte of each channel, where there are images.
-    scaling: Option<Tensor>,
+    scaling: Option<PixelTable>,
     forms: [Option<Form>; Modality::ALL.len()],
     unknown_ids: UnknownIds,
     precision: Precision,
@@ -91,7 +93,7 @@ impl Model {
         config: &Config,
         plan: &Plan,
         checkpoint: &Checkpoint,
-        scaling: Option<&[f32]>,
+        scaling: Option<&PixelScaling>,
         options: &Options,
     ) -> Result<Model> {
         let device = Device::open(ordinal)?;
@@ -100,7 +102,7 @@ impl Model {
         let query = encoder(&mut uploader, &plan.query)?;
         let item = encoder(&mut uploader, &plan.item)?;
         let ranker = plan.ranker.as_ref().map(|plan| ranker(&mut uploader, plan)).transpose()?;
-        let scaling = scaling.map(|table| Tensor::upload(&stream, "pixel values", Precision::F32, table));
+        let scaling = scaling.map(|scaling| PixelTable::new(&stream, scaling));
         let mut model = Model {
             contexts: Pool::new(Vec::new()),
             catalogues: Mutex::new(Vec::new()),
@@ -436,8 +438,8 @@ impl Model {
         let tower = runs.get(usize::from(stage)).map(|run| run.tower);
         let found = tower.and_then(|tower| {
             let column = features.column(tower.input)?;
-            let rows = tower.table_rows()?;
-            let id = unknown_id(column, at, rows)?;
+            let (rows, padding_id) = tower.table()?;
+            let (_, id) = first_unknown(ids_of(column, at)?, rows, padding_id)?;
             let source = RowError::UnknownId { modality: tower.input, id, rows };
             Some(EngineError::Row { side, row: *column.rows().get(at)?, source })
         });
@@ -476,14 +478,13 @@ fn form(modality: Modality, config: &Config, plan: &Plan) -> Option<Form> {
     towers().filter(|tower| tower.input == modality).find_map(of)
 }
 
-/// The first id of a column's entry that its table does not have.
-fn unknown_id(column: &Column, entry: usize, rows: usize) -> Option<i64> {
-    let ids = match column.values() {
-        Values::Ids(ids) => ids.get(entry..=entry)?,
-        Values::Bags(bags) => bags.ids.get(*bags.offsets.get(entry)?..*bags.offsets.get(entry + 1)?)?,
-        _ => return None,
-    };
-    ids.iter().copied().find(|&id| usize::try_from(id).map_or(true, |id| id >= rows))
+/// The ids of a column's entry.
+fn ids_of(column: &Column, entry: usize) -> Option<&[i64]> {
+    match column.values() {
+        Values::Ids(ids) => ids.get(entry..=entry),
+        Values::Bags(bags) => bags.ids.get(*bags.offsets.get(entry)?..*bags.offsets.get(entry + 1)?),
+        _ => None,
+    }
 }
 
 fn encoder(uploader: &mut Uploader<'_>, plan: &EncoderPlan) -> Result<Encoder> {
