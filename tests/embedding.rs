@@ -673,8 +673,8 @@ mod cuda {
         let Some(device) = device::device() else { return };
         let stream = device.stream().unwrap();
         let cases: Vec<Case> = cases().into_iter().filter(|case| case.items() < 400).collect();
+        let mut random = Random::new(6);
         for count in [0, 1, 2, 15, 16, 17, 33, 100] {
-            let mut random = Random::new(count as u64);
             let jobs: Vec<Job<'_>> = (0..count)
                 .map(|stage| {
                     let case = &cases[random.below(cases.len())];
