@@ -12,12 +12,13 @@ use super::kernels::KernelFile;
 use super::toolkit::Toolkit;
 
 /// The kernels say where they fuse a multiplication with an addition; if nvcc chose, the CPU's results would differ.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "-fatbin",
     "-std=c++17",
     "-O3",
     "-fmad=false",
     "-lineinfo",
+    "-Xfatbin=-compress-all",
     "--resource-usage",
     "-Ikernels/device",
     "-Ikernels",

@@ -303,7 +303,6 @@ case "$1" in
 --version) echo "release 13.0, V13"; exit ;;
 --list-gpu-arch) printf 'compute_80\ncompute_90\n'; exit ;;
 esac
-[ -z "$NVCC_APPEND_FLAGS" ] || exit 9
 while [ $# -gt 0 ]; do
     case "$1" in -MF) deps=$2 ;; -o) image=$2 ;; kernels/*) source=$1 ;; esac
     shift

@@ -300,10 +300,7 @@ fn refusals() {
     assert_eq!(with(|s| s.in_channels = 0), "in_channels is 0");
     assert_eq!(with(|s| s.groups = 0), "groups is 0");
     assert_eq!(with(|s| s.groups = 3), "3 groups do not divide 4 input and 6 output channels");
-    assert_eq!(
-        with(|s| s.kernel.width = 9),
-        "window of 9 along the width of an input of 8 (padding included)"
-    );
+    assert_eq!(with(|s| s.kernel.width = 9), "a window of 9 does not fit a width of 8 (padding included)");
     assert!(with(|s| s.padding.width = usize::MAX).contains("is too large"));
     assert!(with(|s| s.dilation.height = usize::MAX).contains("is too large"));
 

@@ -149,7 +149,7 @@ fn layers_that_cannot_be_are_refused_with_their_place() {
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "groups": 2}]"#.into(),
-            "at layers[0]: 2 groups for 3 to 4 channels",
+            "at layers[0]: 2 groups do not divide 3 input and 4 output channels",
         ),
         (
             r#"[{"op": "conv", "name": "a", "out_channels": 4, "kernel": 3, "stride": 0}]"#.into(),

@@ -6,7 +6,7 @@ mod search;
 pub mod store;
 
 pub use error::{CatalogueError, Role};
-pub(crate) use search::check_k;
+pub(crate) use search::{Answer, check_k};
 pub use search::{Certificate, Hit, Hits};
 
 use crate::cpu::normalize::{NormalizeError, check_row, normalize_rows};

@@ -114,25 +114,8 @@ impl Catalogue {
         scores: &mut [f32],
         counts: &mut [usize],
     ) -> Result<(), CatalogueError> {
-        let batch = queries.len() / self.dim();
-        let pairs = batch.saturating_mul(k);
-        for (what, found, needed) in
-            [("ids", ids.len(), pairs), ("scores", scores.len(), pairs), ("counts", counts.len(), batch)]
-        {
-            if found != needed {
-                return Err(CatalogueError::OutputLength { what, found, needed });
-            }
-        }
-        let answers = self.search(queries, k)?;
-        let rows = ids.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(counts);
-        for (hits, ((ids, scores), count)) in answers.iter().zip(rows) {
-            *count = hits.len();
-            ids.fill(-1);
-            scores.fill(f32::NAN);
-            for (hit, (id, score)) in hits.iter().zip(ids.iter_mut().zip(scores)) {
-                (*id, *score) = (hit.id, hit.score);
-            }
-        }
+        let answer = Answer::new(queries.len() / self.dim(), k, ids, scores, counts)?;
+        answer.fill(&self.search(queries, k)?);
         Ok(())
     }
 
@@ -164,4 +147,47 @@ impl Catalogue {
 /// Refuses a number of hits that no search takes.
 pub(crate) fn check_k(k: usize) -> Result<(), CatalogueError> {
     if (1..=MAX_K).contains(&k) { Ok(()) } else { Err(CatalogueError::K { k }) }
+}
+
+/// A caller's slices for the hits of a batch.
+pub(crate) struct Answer<'a> {
+    k: usize,
+    ids: &'a mut [i64],
+    scores: &'a mut [f32],
+    counts: &'a mut [usize],
+}
+
+impl<'a> Answer<'a> {
+    /// The slices, if they have room for `batch` answers of `k` hits and no more.
+    pub(crate) fn new(
+        batch: usize,
+        k: usize,
+        ids: &'a mut [i64],
+        scores: &'a mut [f32],
+        counts: &'a mut [usize],
+    ) -> Result<Answer<'a>, CatalogueError> {
+        let pairs = batch.saturating_mul(k);
+        for (what, found, needed) in
+            [("ids", ids.len(), pairs), ("scores", scores.len(), pairs), ("counts", counts.len(), batch)]
+        {
+            if found != needed {
+                return Err(CatalogueError::OutputLength { what, found, needed });
+            }
+        }
+        Ok(Answer { k, ids, scores, counts })
+    }
+
+    /// Writes the hits of a search for `k`.
+    pub(crate) fn fill(self, answers: &[Hits]) {
+        let Answer { k, ids, scores, counts } = self;
+        let rows = ids.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(counts);
+        for (hits, ((ids, scores), count)) in answers.iter().zip(rows) {
+            *count = hits.len();
+            ids.fill(-1);
+            scores.fill(f32::NAN);
+            for (hit, (id, score)) in hits.iter().zip(ids.iter_mut().zip(scores)) {
+                (*id, *score) = (hit.id, hit.score);
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::activation::{Activation, add};
 use super::batch_norm::{BatchNorm, ScaleShift};
-use super::conv::{Conv, ConvShape, Images};
+use super::conv::{Conv, Images};
 use super::error::expect;
 use super::pool::{PoolKind, PoolShape, global_average, pool};
 use super::{Isa, OpError};
@@ -174,26 +174,17 @@ impl PackedNetwork {
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
     let (weight, bias) = conv_weights(plan, checkpoint)?;
-    Ok(Conv::new(conv_shape(plan), &weight, bias.as_deref())?)
+    Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?)
 }
 
-pub(crate) fn conv_shape(plan: &model::Conv) -> ConvShape {
-    ConvShape {
-        in_channels: plan.in_channels,
-        out_channels: plan.out_channels,
-        kernel: plan.kernel,
-        stride: plan.stride,
-        padding: plan.padding,
-        dilation: plan.dilation,
-        groups: plan.groups,
-    }
-}
+/// A tensor's values: the checkpoint's own, or changed.
+type Values<'a> = Cow<'a, [f32]>;
 
 /// The weight and the bias of a convolution, its batch norm folded in.
 pub(crate) fn conv_weights<'a>(
     plan: &model::Conv,
     checkpoint: &'a Checkpoint,
-) -> Result<(Cow<'a, [f32]>, Option<Cow<'a, [f32]>>), PackError> {
+) -> Result<(Values<'a>, Option<Values<'a>>), PackError> {
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
         Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{conv, elementwise, embedding, linear, normalize, pixels, pool};
+use super::{conv, elementwise, embedding, linear, normalize, pixels, pool, topk};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -70,6 +70,10 @@ pub(crate) const KERNELS: &[&[KernelInfo]] = &[
     &infos(&pool::MAX),
     &infos(&pool::AVERAGE),
     &infos(&pool::GLOBAL_AVERAGE),
+    &infos(&topk::SCAN_F32),
+    &infos(&topk::SCAN_F16),
+    &infos(&topk::SCAN_BF16),
+    &[topk::MERGE.info()],
 ];
 
 /// The binaries of the kernel files: file name without ending, image.

@@ -6,7 +6,7 @@ use super::conv::Conv;
 use super::elementwise::{Elementwise, ScaleShift};
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, pool};
 use crate::cpu::batch_norm;
-use crate::cpu::network::{PackError, conv_shape, conv_weights, with_batch_norm};
+use crate::cpu::network::{PackError, conv_weights, with_batch_norm};
 use crate::cpu::pool::{PoolKind, PoolShape};
 use crate::model::{self, MapShape, Op, Pair, Step};
 use crate::weights::Checkpoint;
@@ -163,7 +163,7 @@ impl Layer {
             Op::Conv(plan) => {
                 let (weight, bias) = conv_weights(plan, checkpoint)?;
                 let size = Pair { height: map.height, width: map.width };
-                let conv = Conv::new(stream, &conv_shape(plan), size, precision, &weight, bias.as_deref())?;
+                let conv = Conv::new(stream, &plan.shape(), size, precision, &weight, bias.as_deref())?;
                 Layer::Conv { conv: Box::new(conv), residual: plan.residual, relu: plan.relu }
             }
             Op::BatchNorm(norm) => {

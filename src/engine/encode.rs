@@ -8,10 +8,6 @@ use crate::input::{Behaviour, Features, ImagePreprocessor, InputError, Modality,
 use crate::model::{Pooling, TowerOp, TowerPlan};
 use crate::{Error, Result};
 
-/// Rows that are decoded and encoded together, at most: bounds the memory of a long list of requests. The result of a
-/// row does not depend on it.
-const ROWS_AT_ONCE: usize = 256;
-
 /// Bytes of photos that are held together, unless one alone has more.
 const PHOTO_BYTES_AT_ONCE: usize = 1 << 26;
 
@@ -108,7 +104,7 @@ impl Engine {
         mut work: impl FnMut(Range<usize>, &Features) -> Result<()> + Send,
     ) -> Result<()> {
         let photo = self.inner.preprocessor.image().map_or(1, ImagePreprocessor::bytes);
-        let at_once = (PHOTO_BYTES_AT_ONCE / photo.max(1)).clamp(1, ROWS_AT_ONCE);
+        let at_once = (PHOTO_BYTES_AT_ONCE / photo.max(1)).clamp(1, self.inner.backend.rows_at_once());
         for first in (0..requests.len()).step_by(at_once) {
             let rows = first..requests.len().min(first + at_once);
             let part = &requests[rows.clone()];
@@ -128,14 +124,12 @@ impl Engine {
         ranker_rows: Option<&mut [f32]>,
     ) -> Result<()> {
         self.check_modalities(side, features)?;
-        let model = &self.inner.model;
-        let towers = model.towers(side, features)?;
-        model.finish(side, features.batch(), &towers, vectors)?;
+        let towers = self.inner.backend.encode(side, features, vectors, ranker_rows.is_some())?;
         let Some(ranker_rows) = ranker_rows else { return Ok(()) };
         let width = self.ranker_width().unwrap_or(0);
         let mut first = 0;
         ranker_rows.fill(0.0);
-        for tower in model.ranker_towers(side, features, &towers)? {
+        for tower in towers {
             for (&row, values) in tower.rows.iter().zip(tower.data.chunks_exact(tower.width)) {
                 ranker_rows[row * width + first..][..tower.width].copy_from_slice(values);
             }

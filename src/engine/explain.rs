@@ -98,10 +98,10 @@ impl Engine {
         hits: &[H],
     ) -> Result<Vec<Vec<Parts>>> {
         self.check_modalities(Side::Query, features)?;
-        let (model, plan) = (&self.inner.model, &self.inner.plan.query);
-        let terms = model.query_terms(&model.towers(Side::Query, features)?)?;
+        let (backend, plan) = (&self.inner.backend, &self.inner.plan.query);
+        let terms = backend.query_terms(features)?;
         let zeros = vec![0.0; plan.width];
-        let bias = model.query_bias().unwrap_or(&zeros);
+        let bias = backend.query_bias().unwrap_or(&zeros);
         let scaled = plan.normalize == Normalize::L2 || catalogue.metric() == Metric::Cosine;
         let explain = |(row, hits): (usize, &H)| {
             let terms: Vec<(Modality, &[f32])> =

@@ -1,6 +1,6 @@
 //! The ranker: a second opinion on retrieved products, from both sides' towers in one head.
 
-use super::cpu::{Model, Output};
+use super::backend::{Backend, Output};
 use super::encode::{check_output, modalities, names};
 use super::{Engine, EngineError, RowError, Side};
 use crate::Result;
@@ -113,11 +113,11 @@ impl Engine {
     ) -> Result<Vec<Vec<RankedHit>>> {
         self.check_modalities(Side::Query, features)?;
         check_has_any(plan, features)?;
-        let model = &self.inner.model;
-        let towers = model.ranker_towers_alone(Side::Query, features)?;
+        let backend = self.inner.backend.as_ref();
+        let towers = backend.ranker_query_towers(features)?;
         let rank = |(row, hits): (usize, &H)| {
             let hits = hits.as_ref();
-            Ok(in_order(hits, &rank_row(model, plan, &towers, row, hits, products)?)?)
+            Ok(in_order(hits, &rank_row(backend, plan, &towers, row, hits, products)?)?)
         };
         hits.iter().enumerate().map(rank).collect()
     }
@@ -153,7 +153,7 @@ fn in_order(hits: &[Hit], scores: &[f32]) -> Result<Vec<RankedHit>, EngineError>
 
 /// The ranker's scores of request `row` with each of its hits.
 fn rank_row(
-    model: &Model,
+    backend: &dyn Backend,
     plan: &RankerPlan,
     towers: &[Output],
     row: usize,
@@ -171,6 +171,6 @@ fn rank_row(
     }
     let segments = data.iter().map(|data| Segment { rows: if data.is_empty() { &[] } else { &pairs }, data });
     let mut scores = vec![0.0; hits.len()];
-    model.rank(hits.len(), &segments.collect::<Vec<_>>(), &mut scores)?;
+    backend.rank(hits.len(), &segments.collect::<Vec<_>>(), &mut scores)?;
     Ok(scores)
 }

@@ -19,7 +19,6 @@ pub use decode::{MAX_IMAGE_ALLOC, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
 pub use error::InputError;
 pub use features::{Bags, Column, Features, Values};
 pub use image::ImagePreprocessor;
-#[cfg(feature = "cuda")]
 pub use preprocessor::Preprocessor;
 pub use records::{
     LineProblem, MAX_LINE_BYTES, Record, Records, check_unique_ids, read_behaviour, read_records,

@@ -3,15 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::columns::{ColumnPlace, DeviceColumn, DeviceValues, Form, Pixels};
+use super::columns::{ColumnPlace, DeviceColumn, DeviceValues, Pixels, Room};
 use super::towers::{Op, Tower};
 use super::{Corpus, Encoder, Model};
 use crate::cuda::embedding::{self, Bags, Lookup};
 use crate::cuda::head::Segment;
 use crate::cuda::network::Network;
-use crate::cuda::{
-    CudaError, Layout, Pinned, Place, Precision, Rows, Slice, Stream, Tensor, normalize, pixels, topk,
-};
+use crate::cuda::{CudaError, Layout, Pinned, Place, Rows, Slice, Stream, Tensor, normalize, pixels, topk};
 use crate::engine::Side;
 use crate::input::Modality;
 use crate::model::{MapShape, Pair};
@@ -144,9 +142,9 @@ impl Program {
         let mut modalities = Modality::ALL;
         modalities.sort_by_key(image_last);
         for modality in modalities {
-            let Some(form) = model.form(modality, &runs) else { continue };
-            let rows = if matches!(form, Form::Image { .. }) { images } else { batch };
-            columns.push(ColumnPlace::new(&mut upload, (modality, form), batch, rows, pixels, precision));
+            let Some(room) = model.room(modality, &runs) else { continue };
+            let rows = if matches!(room, Room::Image { .. }) { images } else { batch };
+            columns.push(ColumnPlace::new(&mut upload, (modality, room), batch, rows, pixels, precision));
         }
         let rows_of = |modality: Modality| {
             columns.iter().find(|column| column.modality == modality).map_or(0, |column| column.rows)
@@ -174,7 +172,8 @@ impl Program {
         });
         let tower = scratch.place(workspaces.max().unwrap_or(0));
 
-        let wants_vectors = matches!(work, Work::Vectors(_) | Work::VectorsAndRanker(_) | Work::Search { .. });
+        let wants_vectors =
+            matches!(work, Work::Vectors(_) | Work::VectorsAndRanker(_) | Work::Search { .. });
         let vectors = download.place(if wants_vectors { batch * encoder.width } else { 0 });
         let wants_head = wants_vectors || work == Work::Terms;
         let head = scratch.place(if wants_head { encoder.head.workspace(batch) } else { 0 });
@@ -234,9 +233,10 @@ impl Program {
         stream.enqueue_upload(from, &memory.upload.part(0..self.upload.bytes())?)?;
         let encoder = model.encoder(key.work.side());
         let call = Call { program: self, model, stream, memory, fault, batch: self.rows(key, memory)? };
-        let columns = self.columns.iter().map(|place| {
-            Ok((place.modality, place.on_device(&memory.upload, model.precision)?))
-        });
+        let columns = self
+            .columns
+            .iter()
+            .map(|place| Ok((place.modality, place.on_device(&memory.upload, model.precision)?)));
         let columns = columns.collect::<Result<Vec<(Modality, DeviceColumn)>, CudaError>>()?;
         let outputs = call.towers(key, &columns)?;
         match key.work {
@@ -425,6 +425,11 @@ pub(super) fn bucket(rows: usize, most: usize) -> usize {
         0 => 0,
         rows => rows.checked_next_power_of_two().unwrap_or(most).min(most),
     }
+}
+
+/// The largest power of two that is at most `most`, which is positive.
+pub(super) fn largest_bucket(most: usize) -> usize {
+    1 << most.max(1).ilog2()
 }
 
 /// `0..total` in parts of at most `most`.
