@@ -14,6 +14,11 @@
 
 DEV uint32_t smem_u32(const void* p, EMU_SITE) { return emu::shared_to_u32(p, _site); }
 
+DEV unsigned long long load_relaxed(const unsigned long long* p) {
+  emu::yield_point();
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 DEV void cp_async16(uint32_t dst, const void* src, bool pred, EMU_SITE) {
   emu::cp_async(emu::shared_from_u32(dst, 16, 16, _site), src, 16, pred ? 16 : 0, _site);
 }

@@ -77,10 +77,9 @@ DEV void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16(x); }
 
 // As src/cpu/activation.rs: sigmoid and tanh in double, rounded once; relu keeps NaN.
 DEV float activate(uint32_t activation, float x) {
-  if (activation == 1) return x <= 0.0f ? 0.0f : x;
-  if (activation == 2) return __double2float_rn(1.0 / (1.0 + exp(-static_cast<double>(x))));
-  if (activation == 3) return __double2float_rn(tanh(static_cast<double>(x)));
-  return x;
+  if (activation < 2) return activation == 1 && x <= 0.0f ? 0.0f : x;
+  const double wide = x;
+  return __double2float_rn(activation == 2 ? 1.0 / (1.0 + exp(-wide)) : tanh(wide));
 }
 
 // One unit of a row that is aligned to its elements only; `left` elements are there, zeros stand for the rest.
@@ -283,8 +282,8 @@ template <typename T, int STAGES> struct Block {
     __syncthreads();
     sum_chunks(total, begin);
     float* const sums = reinterpret_cast<float*>(stages);
+    __syncthreads();  // the stages are free
     if (args.slices == 1) {
-      __syncthreads();  // the stages are free
 #pragma unroll
       for (int group = 0; group < T::GROUPS; ++group) {
 #pragma unroll
@@ -293,16 +292,15 @@ template <typename T, int STAGES> struct Block {
           sums[place.row * PITCH + place.output] = total[group][i];
         }
       }
-      __syncthreads();
-    } else if (!last_to_arrive(args.counters + tile, args.slices)) {
-      return;  // the whole block
     }
-    finish(sums);
-    if (!args.normalize) return;
+    // The block that is last at a tile has its sums; the one that is last at a tile of rows has their outputs.
     const uint32_t columns = (args.outputs + T::OUTPUTS - 1) / T::OUTPUTS;
     const size_t tiles = gridDim.x / args.slices;
-    if (!last_to_arrive(args.counters + tiles + tile / columns, columns)) return;
-    for (uint32_t n = threadIdx.x / 32; n < live; n += T::THREADS / 32) {
+    bool last = args.slices == 1 || last_to_arrive(args.counters + tile, args.slices);
+    __syncthreads();
+    if (last) finish(sums);
+    last = last && args.normalize && last_to_arrive(args.counters + tiles + tile / columns, columns);
+    for (uint32_t n = threadIdx.x / 32; last && n < live; n += T::THREADS / 32) {
       const size_t row = first_row + n;
       const bool normalized = normalize_row(args.output + row * args.outputs, args.outputs);
       if (!normalized && threadIdx.x % 32 == 0) report_fault(args.fault, args.stage, row);
@@ -315,15 +313,23 @@ template <typename T, int STAGES> DEV void head(const HeadArgs& args) {
   uint32_t* const places = reinterpret_cast<uint32_t*>(shared + STAGES * Block<T, STAGES>::STAGE_BYTES);
   const uint32_t columns = (args.outputs + T::OUTPUTS - 1) / T::OUTPUTS, slice = blockIdx.x % args.slices;
   const size_t tile = blockIdx.x / args.slices, first_row = tile / columns * T::ROWS, rows = *args.rows;
-  if (first_row >= rows) return;  // the whole block
-  const uint32_t live = static_cast<uint32_t>(rows - first_row < T::ROWS ? rows - first_row : T::ROWS);
   const auto first_chunk = [&](uint32_t slice) {
     return static_cast<uint32_t>(static_cast<unsigned long long>(slice) * args.chunks / args.slices);
   };
-  const uint32_t first_output = static_cast<uint32_t>(tile % columns) * T::OUTPUTS;
-  const Block<T, STAGES> block = {args,      shared,       places, places + args.segments * T::ROWS, tile,
-                                  first_row, first_output, live,   first_chunk(slice + 1)};
-  block.run(first_chunk(slice));
+  if (first_row < rows) {  // the same in all threads of the block
+    const Block<T, STAGES> block = {
+        args,
+        shared,
+        places,
+        places + args.segments * T::ROWS,
+        tile,
+        first_row,
+        static_cast<uint32_t>(tile % columns) * T::OUTPUTS,
+        static_cast<uint32_t>(rows - first_row < T::ROWS ? rows - first_row : T::ROWS),
+        first_chunk(slice + 1),
+    };
+    block.run(first_chunk(slice));
+  }
 }
 
 // A warp takes rows warp, warp + warps, ...

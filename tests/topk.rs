@@ -1,13 +1,19 @@
-//! The defined score, the defined normalisation and the exhaustive scan, against oracles written from the definitions.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
+//! The defined score, the defined normalisation and the exhaustive scan, against oracles written from the definitions. Each
+//! scan runs on every instruction set of the CPU and on the CUDA device.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::cast_possible_truncation)] // test helpers
 
 use mercer::cpu::OpError;
 use mercer::cpu::normalize::{NormalizeError, normalize};
 use mercer::cpu::score::{score, score_scalar, scores};
 use mercer::cpu::simd::Isa;
 use mercer::cpu::topk::scan;
+#[cfg(feature = "cuda")]
+use mercer::cuda::Precision;
 use mercer::{Catalogue, Hit, Metric};
 use proptest::prelude::*;
+
+#[cfg(feature = "cuda")]
+mod device;
 
 /// Lengths around every tail: shorter than a vector, around 32 lanes and their multiples, the longest.
 const DIMS: [usize; 24] =
@@ -85,13 +91,18 @@ fn assert_same_hits(what: &str, found: &[Vec<Hit>], expected: &[Vec<Hit>]) {
     }
 }
 
-/// Scans on every instruction set and compares with the oracle.
+/// Scans on every instruction set and on the device, and compares with the oracle.
 #[track_caller]
 fn check_scan(what: &str, dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize) {
     let expected = oracle_scan(dim, queries, rows, ids, k);
     for isa in Isa::available() {
         let found = scan(isa, dim, queries, rows, ids, k).unwrap();
         assert_same_hits(&format!("{what}, {isa:?}, dim {dim}, k {k}"), &found, &expected);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(search) = cuda::Search::new(dim, rows, ids, Precision::F32) {
+        let found = search.run(queries, k);
+        assert_same_hits(&format!("{what}, device, dim {dim}, k {k}"), &found, &expected);
     }
 }
 
@@ -412,6 +423,277 @@ mod scan_semantics {
             let what = format!("{threads} threads, batch {batch}");
             assert_same_hits(&what, &scan_on(threads, batch), &alone);
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::sync::OnceLock;
+
+    use half::{bf16, f16};
+    use mercer::cuda::topk::{Corpus, MOST_WORKSPACE, Plan, enqueue};
+    use mercer::cuda::{CudaError, Device, DeviceInfo, Rows, Slice, Stream};
+
+    use super::*;
+
+    fn open() -> Option<Device> {
+        static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+        DEVICE.get_or_init(device::device).clone()
+    }
+
+    /// A corpus on the device.
+    pub struct Search<'a> {
+        stream: Stream,
+        corpus: Corpus,
+        ids: &'a [i64],
+        card: DeviceInfo,
+    }
+
+    impl<'a> Search<'a> {
+        pub fn new(dim: usize, rows: &[f32], ids: &'a [i64], precision: Precision) -> Option<Search<'a>> {
+            let device = open()?;
+            let stream = device.stream().unwrap();
+            let corpus = Corpus::upload(&stream, dim, rows, ids, precision).unwrap();
+            Some(Search { stream, corpus, ids, card: device.info().clone() })
+        }
+
+        /// Plans as if the card had that many multiprocessors.
+        fn on(mut self, multiprocessors: u32) -> Search<'a> {
+            self.card.multiprocessors = multiprocessors;
+            self
+        }
+
+        pub fn run(&self, queries: &[f32], k: usize) -> Vec<Vec<Hit>> {
+            let batch = queries.len() / self.corpus.dim();
+            let buffers = self.buffers(batch, k);
+            self.stream.upload_to(queries, &buffers.queries).unwrap();
+            let count = Rows::exactly(&self.stream, batch).unwrap();
+            buffers.enqueue(self, &count).unwrap();
+            self.hits(&buffers, k)
+        }
+
+        fn hits(&self, buffers: &Buffers, k: usize) -> Vec<Vec<Hit>> {
+            let keys = self.stream.download(&buffers.keys).unwrap();
+            keys.chunks(k).map(|keys| self.corpus.hits(self.ids, keys)).collect()
+        }
+
+        /// All poisoned but the queries, which are zeros.
+        fn buffers(&self, most: usize, k: usize) -> Buffers {
+            let plan = Plan::new(&self.corpus, k, most, &self.card).unwrap();
+            assert!(plan.workspace() <= MOST_WORKSPACE);
+            let device = self.stream.device();
+            let queries = self.stream.upload("queries", &vec![0.0; most * self.corpus.dim()]).unwrap();
+            let workspace = Slice::new(device, "workspace", plan.workspace()).unwrap();
+            let keys = Slice::new(device, "keys", most * k).unwrap();
+            self.stream.fill(&workspace, 0xA5).unwrap();
+            self.stream.fill(&keys, 0xA5).unwrap();
+            Buffers { plan, queries, workspace, keys }
+        }
+    }
+
+    struct Buffers {
+        plan: Plan,
+        queries: Slice<f32>,
+        workspace: Slice<u8>,
+        keys: Slice<u64>,
+    }
+
+    impl Buffers {
+        fn enqueue(&self, search: &Search<'_>, count: &Rows) -> Result<(), CudaError> {
+            let Buffers { plan, queries, workspace, keys } = self;
+            enqueue(&search.stream, plan, &search.corpus, count, queries, workspace, keys)
+        }
+    }
+
+    const POISON: u64 = 0xA5A5_A5A5_A5A5_A5A5;
+
+    /// Rows of a step, steps of a partition, with every number of queries per warp and groups of warps.
+    #[test]
+    fn rows_and_queries_at_every_edge() {
+        if open().is_none() {
+            return;
+        }
+        for n in [0, 1, 7, 8, 9, 127, 128, 129, 255, 257, 513, 1537] {
+            for batch in [1, 3, 5] {
+                let (queries, rows) = (coarse(1, batch * 3), coarse(2, n * 3));
+                check_scan("edges", 3, &queries, &rows, &shuffled_ids(n), 10);
+            }
+        }
+        let (rows, ids) = (coarse(2, 300 * 33), shuffled_ids(300));
+        for batch in [0, 1, 2, 4, 7, 8, 9, 16, 17, 31, 32, 33, 64, 100] {
+            check_scan("batch", 33, &coarse(3, batch * 33), &rows, &ids, 5);
+        }
+    }
+
+    /// Around the lanes of a warp, the spare places of a buffer, the keys that are sorted in shared memory, and no power of
+    /// two among them; buffers are cut again and again where scores rise.
+    #[test]
+    fn k_at_every_edge() {
+        if open().is_none() {
+            return;
+        }
+        let n = 9000u16;
+        let rising: Vec<f32> = (1..=n).map(f32::from).collect();
+        let ids: Vec<i64> = (0..i64::from(n)).collect();
+        for k in [1, 31, 32, 33, 100, 511, 513, 1000, 1025, 4095, 4096, 4097, 8193, 8999, 9000, 9001, 65_536]
+        {
+            for multiprocessors in [1, 132] {
+                let what = format!("k {k} on {multiprocessors}");
+                let search = Search::new(1, &rising, &ids, Precision::F32).unwrap().on(multiprocessors);
+                let expected = oracle_scan(1, &[1.0, -1.0], &rising, &ids, k);
+                assert_same_hits(&what, &search.run(&[1.0, -1.0], k), &expected);
+            }
+        }
+    }
+
+    /// Scores are of the rows as they are stored.
+    #[test]
+    fn stored_precisions() {
+        if open().is_none() {
+            return;
+        }
+        for dim in DIMS {
+            let (n, batch) = (200, 5);
+            let (queries, rows, ids) = (uniform(1, batch * dim), uniform(2, n * dim), shuffled_ids(n));
+            let half: Vec<f32> = rows.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+            let brain: Vec<f32> = rows.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+            for (precision, stored) in [(Precision::F16, half), (Precision::Bf16, brain)] {
+                let search = Search::new(dim, &rows, &ids, precision).unwrap();
+                for batch in [1, 3, 5] {
+                    let queries = &queries[..batch * dim];
+                    let expected = oracle_scan(dim, queries, &stored, &ids, 20);
+                    let what = format!("{precision:?}, dim {dim}, batch {batch}");
+                    assert_same_hits(&what, &search.run(queries, 20), &expected);
+                }
+            }
+        }
+        // Subnormal halves are values like any other.
+        let rows: Vec<f32> = uniform(3, 300).iter().map(|x| x * 2.0f32.powi(-16)).collect();
+        let stored: Vec<f32> = rows.iter().map(|&x| f16::from_f32(x).to_f32()).collect();
+        let ids = shuffled_ids(300);
+        let found = Search::new(1, &rows, &ids, Precision::F16).unwrap().run(&[1.0], 300);
+        assert_same_hits("subnormal", &found, &oracle_scan(1, &[1.0], &stored, &ids, 300));
+    }
+
+    /// The answer is the same however the work is cut: by partitions, by tiles, by groups of launches.
+    #[test]
+    fn the_card_and_the_batch_do_not_matter() {
+        if open().is_none() {
+            return;
+        }
+        let (dim, n, k, batch) = (20, 3000, 40, 33);
+        let (queries, rows, ids) = (coarse(1, batch * dim), coarse(2, n * dim), shuffled_ids(n));
+        let expected = oracle_scan(dim, &queries, &rows, &ids, k);
+        for multiprocessors in [1, 3, 132] {
+            let search = Search::new(dim, &rows, &ids, Precision::F32).unwrap().on(multiprocessors);
+            for size in [1, 7, 33] {
+                let parts = queries.chunks(size * dim).take(3);
+                let found: Vec<_> = parts.flat_map(|queries| search.run(queries, k)).collect();
+                let what = format!("{multiprocessors} multiprocessors, batch {size}");
+                assert_same_hits(&what, &found, &expected[..found.len()]);
+            }
+        }
+        // Less shared memory, so other tiles.
+        let (queries, rows) = (uniform(1, 9 * 4096), uniform(2, 150 * 4096));
+        let expected = oracle_scan(4096, &queries, &rows, &ids[..150], k);
+        for shared_memory in [48 << 10, 99 << 10, 163 << 10, 227 << 10] {
+            let mut search = Search::new(4096, &rows, &ids[..150], Precision::F32).unwrap();
+            search.card.shared_memory = search.card.shared_memory.min(shared_memory);
+            assert_same_hits("shared memory", &search.run(&queries, k), &expected);
+        }
+    }
+
+    /// Answers so long that the workspace has room for a few queries only.
+    #[test]
+    fn several_groups_of_launches() {
+        if open().is_none() {
+            return;
+        }
+        let (n, k, batch) = (70_000, 65_536, 3);
+        let rows = uniform(1, n);
+        let ids: Vec<i64> = (0..i64::try_from(n).unwrap()).rev().collect();
+        let search = Search::new(1, &rows, &ids, Precision::F32).unwrap().on(132);
+        let queries = [1.0, -1.0, 0.5];
+        assert!(search.buffers(64, k).plan.workspace() <= MOST_WORKSPACE);
+        let expected = oracle_scan(1, &queries, &rows, &ids, k);
+        assert_same_hits("long answers", &search.run(&queries[..batch], k), &expected);
+    }
+
+    /// One recorded graph answers any number of queries, again and again, and leaves what lies behind the number alone.
+    #[test]
+    fn a_graph_serves_every_count() {
+        if open().is_none() {
+            return;
+        }
+        let (dim, n, k, most) = (9, 2000, 70, 12);
+        let (rows, ids) = (coarse(2, n * dim), shuffled_ids(n));
+        let search = Search::new(dim, &rows, &ids, Precision::F32).unwrap();
+        let (buffers, count) = (search.buffers(most, k), search.stream.upload("count", &[0u32]).unwrap());
+        let batch = Rows::new(most, count.clone()).unwrap();
+        let graph = search.stream.record(|| buffers.enqueue(&search, &batch)).unwrap();
+        for (round, number) in [12usize, 1, 0, 5, 8, 12].into_iter().enumerate() {
+            let mut queries = coarse(round as u64, most * dim);
+            let expected = oracle_scan(dim, &queries[..number * dim], &rows, &ids, k);
+            queries[number * dim..].fill(f32::NAN);
+            search.stream.upload_to(&queries, &buffers.queries).unwrap();
+            search.stream.upload_to(&[u32::try_from(number).unwrap()], &count).unwrap();
+            search.stream.fill(&buffers.keys, 0xA5).unwrap();
+            graph.launch().unwrap();
+            let found = search.hits(&buffers, k);
+            assert_same_hits(&format!("{number} queries"), &found[..number], &expected);
+            let keys = search.stream.download(&buffers.keys).unwrap();
+            assert!(keys[number * k..].iter().all(|&key| key == POISON), "{number} queries");
+        }
+    }
+
+    /// A query that holds NaN has no hits, and its neighbours have theirs.
+    #[test]
+    fn queries_that_are_not_finite() {
+        if open().is_none() {
+            return;
+        }
+        let (dim, n, k) = (5, 700, 600);
+        let (mut queries, rows, ids) = (uniform(1, 4 * dim), uniform(2, n * dim), shuffled_ids(n));
+        let mut expected = oracle_scan(dim, &queries, &rows, &ids, k);
+        queries[dim + 2] = f32::NAN;
+        expected[1].clear();
+        let found = Search::new(dim, &rows, &ids, Precision::F32).unwrap().run(&queries, k);
+        assert_same_hits("NaN", &found, &expected);
+    }
+
+    /// Every way the arguments can disagree.
+    #[test]
+    fn refusals() {
+        let Some(device) = open() else { return };
+        let stream = device.stream().unwrap();
+        let upload = |dim, rows: &[f32], ids: &[i64], precision| {
+            Corpus::upload(&stream, dim, rows, ids, precision).map(drop).unwrap_err().to_string()
+        };
+        assert!(upload(2, &[1.0; 3], &[0], Precision::F32).contains("vectors has 3 elements"));
+        assert!(upload(0, &[], &[], Precision::F32).contains("vector length 0"));
+        assert!(upload(4097, &[], &[], Precision::F32).contains("vector length 4097"));
+        assert!(
+            upload(1, &[1.0, -7e4], &[0, 1], Precision::F16).contains("70000 is beyond the limit of 65504")
+        );
+
+        let (rows, ids) = (uniform(1, 30), shuffled_ids(10));
+        let search = Search::new(3, &rows, &ids, Precision::F32).unwrap();
+        for k in [0, 65_537] {
+            let error = Plan::new(&search.corpus, k, 1, &search.card).unwrap_err();
+            assert!(matches!(error, CudaError::Limit { what: "k", .. }), "{error}");
+        }
+        let text = |buffers: &Buffers, most| {
+            let count = Rows::exactly(&stream, most).unwrap();
+            buffers.enqueue(&search, &count).unwrap_err().to_string()
+        };
+        let buffers = || search.buffers(2, 4);
+        assert!(text(&buffers(), 3).contains("most queries"));
+        let short = |what: &str, buffers: Buffers| assert!(text(&buffers, 2).starts_with(what), "{what}");
+        short("queries", Buffers { queries: stream.upload("", &[0.0; 5]).unwrap(), ..buffers() });
+        short("keys", Buffers { keys: stream.upload("", &[0; 9]).unwrap(), ..buffers() });
+        short("workspace", Buffers { workspace: stream.upload("", &[0; 8]).unwrap(), ..buffers() });
+        let other = Search::new(3, &rows[..27], &ids[..9], Precision::F32).unwrap();
+        short("corpus", Buffers { plan: Plan::new(&other.corpus, 4, 2, &other.card).unwrap(), ..buffers() });
     }
 }
 

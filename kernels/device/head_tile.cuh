@@ -84,7 +84,7 @@ template <int O, int R, int ALONG_OUTPUTS, int ALONG_ROWS> struct FmaTile {
   }
   static DEV void multiply(float (&sum)[GROUPS][4], const unsigned char* weights, const unsigned char* rows) {
     const int output = threadIdx.x % ALONG_OUTPUTS, row = threadIdx.x / ALONG_OUTPUTS;
-#pragma unroll 2
+#pragma unroll 1
     for (int unit = 0; unit < UNITS; ++unit) {
       float4 w[M], x[N];
 #pragma unroll

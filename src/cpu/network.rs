@@ -1,10 +1,11 @@
 //! A convolutional network packed for the CPU: runs the steps of a [`Network`] over a batch of images.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::activation::{Activation, add};
 use super::batch_norm::{BatchNorm, ScaleShift};
-use super::conv::{Conv, ConvShape, Images};
+use super::conv::{Conv, Images};
 use super::error::expect;
 use super::pool::{PoolKind, PoolShape, global_average, pool};
 use super::{Isa, OpError};
@@ -172,28 +173,26 @@ impl PackedNetwork {
 }
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
-    let shape = ConvShape {
-        in_channels: plan.in_channels,
-        out_channels: plan.out_channels,
-        kernel: plan.kernel,
-        stride: plan.stride,
-        padding: plan.padding,
-        dilation: plan.dilation,
-        groups: plan.groups,
-    };
+    let (weight, bias) = conv_weights(plan, checkpoint)?;
+    Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?)
+}
+
+/// The weight and the bias of a convolution, its batch norm folded in.
+pub(crate) fn conv_weights<'a>(
+    plan: &model::Conv,
+    checkpoint: &'a Checkpoint,
+) -> Result<(Cow<'a, [f32]>, Option<Cow<'a, [f32]>>), PackError> {
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
         Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),
         None => None,
     };
-    let Some(norm) = &plan.batch_norm else {
-        return Ok(Conv::new(shape, &weight, bias.as_deref())?);
-    };
+    let Some(norm) = &plan.batch_norm else { return Ok((weight, bias)) };
     let (weight, bias) = with_batch_norm(norm, checkpoint, |norm| norm.fold(&weight, bias.as_deref()))?;
-    Ok(Conv::new(shape, &weight, Some(&bias))?)
+    Ok((weight.into(), Some(bias.into())))
 }
 
-fn with_batch_norm<T>(
+pub(crate) fn with_batch_norm<T>(
     plan: &model::BatchNorm,
     checkpoint: &Checkpoint,
     make: impl FnOnce(&BatchNorm<'_>) -> Result<T, OpError>,

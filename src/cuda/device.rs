@@ -94,7 +94,7 @@ impl Device {
         let mut modules: Vec<Module> = Vec::new();
         let mut functions = HashMap::new();
         for &(name, image) in IMAGES {
-            let kernels = || KERNELS.iter().filter(|kernel| kernel.module == name);
+            let kernels = || KERNELS.iter().copied().flatten().filter(|kernel| kernel.module == name);
             let Some(first) = kernels().next() else { continue };
             let module = load_module(&context, &info, first, image)?;
             for kernel in kernels() {
@@ -102,7 +102,9 @@ impl Device {
             }
             modules.push(module);
         }
-        if let Some(kernel) = KERNELS.iter().find(|kernel| !functions.contains_key(kernel.name)) {
+        if let Some(kernel) =
+            KERNELS.iter().copied().flatten().find(|kernel| !functions.contains_key(kernel.name))
+        {
             let reason = format!("the build has no `{}.cu`", kernel.module);
             return Err(CudaError::Kernel { kernel: kernel.name, reason });
         }

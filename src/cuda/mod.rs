@@ -9,19 +9,25 @@
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
 mod arena;
+mod checkout;
 mod device;
 mod driver;
 mod error;
 mod kernel;
 mod memory;
-mod pool;
 mod stream;
 mod tensor;
 
+pub mod conv;
+pub mod elementwise;
 pub mod embedding;
 pub mod head;
 pub mod linear;
+pub mod network;
 pub mod normalize;
+pub mod pixels;
+pub mod pool;
+pub mod topk;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
@@ -33,6 +39,6 @@ pub use tensor::{Rows, Tensor};
 pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
+pub(crate) use checkout::{CheckedOut, Pool};
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};
-pub(crate) use pool::{CheckedOut, Pool};

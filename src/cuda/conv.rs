@@ -1,0 +1,332 @@
+//! Convolution with its epilogue; `kernels/conv.cu` and, in groups, `kernels/conv_direct.cu`.
+
+use super::memory::Pointer;
+use super::{Arguments, CudaError, Kernel, Precision, Rows, Slice, Stream, Tensor, to_u32};
+use crate::cpu::conv::{ConvShape, Pair};
+
+/// The struct of all convolution kernels.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct ConvArgs {
+    input: Pointer,
+    weight: Pointer,
+    bias: Pointer,
+    residual: Pointer,
+    output: Pointer,
+    taps: Pointer,
+    images: Pointer,
+    height: u32,
+    width: u32,
+    in_channels: u32,
+    out_height: u32,
+    out_width: u32,
+    out_channels: u32,
+    stride_height: u32,
+    stride_width: u32,
+    padding_height: u32,
+    padding_width: u32,
+    depth: u32,
+    groups: u32,
+    relu: u32,
+    vector: u32,
+}
+const _: () = assert!(size_of::<ConvArgs>() == 112);
+
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/device/conv.cuh`.
+unsafe impl Arguments for ConvArgs {}
+
+type ConvKernel = Kernel<ConvArgs>;
+
+/// The kernels of one tile, by precision: f32, f16, bf16.
+pub(crate) const TILE_128X128: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_128x128_f32", 256),
+    Kernel::new("conv", "conv_128x128_f16", 256),
+    Kernel::new("conv", "conv_128x128_bf16", 256),
+];
+pub(crate) const TILE_128X64: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_128x64_f32", 256),
+    Kernel::new("conv", "conv_128x64_f16", 256),
+    Kernel::new("conv", "conv_128x64_bf16", 256),
+];
+pub(crate) const TILE_64X64: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_64x64_f32", 128),
+    Kernel::new("conv", "conv_64x64_f16", 128),
+    Kernel::new("conv", "conv_64x64_bf16", 128),
+];
+pub(crate) const GATHER: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_gather_f32", 256),
+    Kernel::new("conv", "conv_gather_f16", 256),
+    Kernel::new("conv", "conv_gather_bf16", 256),
+];
+pub(crate) const DIRECT: [ConvKernel; 3] = [
+    Kernel::new("conv_direct", "conv_direct_f32", 256),
+    Kernel::new("conv_direct", "conv_direct_f16", 256),
+    Kernel::new("conv_direct", "conv_direct_bf16", 256),
+];
+
+/// Bytes along the summed axis that a tile has.
+const TILE_ROW: usize = 64;
+/// Bytes that a thread loads at once; an address of so many values must be a multiple of them.
+const CHUNK: usize = 16;
+const STAGES: usize = 3;
+/// A line that no image has, whatever line the window starts in.
+const NOWHERE: i32 = 1 << 30;
+/// Values of a padded map at most, so that the offset of a tap fits an i32 and no line is [`NOWHERE`].
+const MOST_PADDED: usize = 1 << 28;
+/// Blocks in the x axis at most.
+const MOST_GRID: usize = (1 << 31) - 1;
+
+/// How a convolution runs. A function of the layer alone, never of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    /// Implicit GEMM in tiles of so many pixels and channels.
+    Gemm { pixels: usize, channels: usize },
+    /// The same where chunks of 16 bytes have several taps.
+    Gather,
+    /// One thread per value.
+    Direct,
+}
+
+impl Algorithm {
+    fn of(shape: &ConvShape, out: Pair, precision: Precision) -> Algorithm {
+        if shape.groups > 1 {
+            Algorithm::Direct
+        } else if !(shape.in_channels * precision.bytes()).is_multiple_of(CHUNK) {
+            Algorithm::Gather
+        } else {
+            match (out.height * out.width, shape.out_channels) {
+                (..=64, _) => Algorithm::Gemm { pixels: 64, channels: 64 },
+                (_, ..=64) => Algorithm::Gemm { pixels: 128, channels: 64 },
+                _ => Algorithm::Gemm { pixels: 128, channels: 128 },
+            }
+        }
+    }
+
+    /// Pixels and channels of a tile.
+    fn tile(self) -> Option<(usize, usize)> {
+        match self {
+            Algorithm::Gemm { pixels, channels } => Some((pixels, channels)),
+            Algorithm::Gather => Some((128, 64)),
+            Algorithm::Direct => None,
+        }
+    }
+
+    fn kernel(self, precision: Precision) -> &'static ConvKernel {
+        let kernels = match self {
+            Algorithm::Gemm { pixels: 64, .. } => &TILE_64X64,
+            Algorithm::Gemm { channels: 64, .. } => &TILE_128X64,
+            Algorithm::Gemm { .. } => &TILE_128X128,
+            Algorithm::Gather => &GATHER,
+            Algorithm::Direct => &DIRECT,
+        };
+        &kernels[precision.index()]
+    }
+
+    /// Bytes of shared memory.
+    fn shared(self) -> u32 {
+        let (pixels, channels) = self.tile().unwrap_or((0, 0));
+        u32::try_from(STAGES * (pixels + channels) * TILE_ROW).unwrap_or(u32::MAX)
+    }
+
+    /// Blocks for `pixels` output pixels.
+    fn blocks(self, pixels: usize, out_channels: usize) -> Result<u32, CudaError> {
+        let blocks = match self.tile() {
+            Some((rows, columns)) => pixels.div_ceil(rows).saturating_mul(out_channels.div_ceil(columns)),
+            None => super::elementwise::blocks(pixels.saturating_mul(out_channels)),
+        };
+        if blocks > MOST_GRID {
+            return Err(CudaError::Limit {
+                what: "blocks of a convolution",
+                value: blocks,
+                limit: MOST_GRID,
+            });
+        }
+        to_u32("blocks of a convolution", blocks)
+    }
+}
+
+/// One tap as the kernels take it: line, column and offset in values from the first tap of a window; then 0.
+type Tap = [i32; 4];
+
+/// A convolution over maps of one size, its weights on the device.
+#[derive(Debug)]
+pub struct Conv {
+    shape: ConvShape,
+    size: Pair,
+    out: Pair,
+    precision: Precision,
+    algorithm: Algorithm,
+    /// Length of the sum, as the kernel takes it.
+    depth: u32,
+    weight: Tensor,
+    bias: Slice<f32>,
+    taps: Slice<Tap>,
+}
+
+impl Conv {
+    /// Packs and uploads `weight: [out_channels, in_channels / groups, kernel height, kernel width]` and
+    /// `bias: [out_channels]` for maps of `size`. Weights are rounded to `precision`, the bias stays f32. A batch norm is
+    /// folded in first, with [`BatchNorm::fold`](crate::cpu::batch_norm::BatchNorm::fold).
+    ///
+    /// # Errors
+    /// [`CudaError::Shape`] for a shape that is none, [`CudaError::Length`] if a slice does not fit it,
+    /// [`CudaError::Limit`] for a padded map of more than 2^28 values; as [`Stream::upload`].
+    pub fn new(
+        stream: &Stream,
+        shape: &ConvShape,
+        size: Pair,
+        precision: Precision,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Conv, CudaError> {
+        let out = shape.output(size.height, size.width).map_err(CudaError::shape)?;
+        super::expect("convolution weight", weight.len(), &[shape.weights().map_err(CudaError::shape)?])?;
+        let bias = bias.map_or_else(|| vec![0.0; shape.out_channels], <[f32]>::to_vec);
+        super::expect("convolution bias", bias.len(), &[shape.out_channels])?;
+        check_size(shape, size, out)?;
+        let algorithm = Algorithm::of(shape, out, precision);
+        let taps = taps(shape, size, precision, algorithm);
+        let depth = match algorithm {
+            Algorithm::Direct => taps.len(),
+            _ => depth(shape, precision),
+        };
+        let weight = pack(shape, precision, algorithm, weight);
+        Ok(Conv {
+            shape: *shape,
+            size,
+            out,
+            precision,
+            algorithm,
+            depth: to_u32("length of a convolution's sum", depth)?,
+            weight: Tensor::upload(stream, "convolution weights", precision, &weight)?,
+            bias: stream.upload("convolution bias", &bias)?,
+            taps: stream.upload("convolution taps", &taps)?,
+        })
+    }
+
+    /// Height and width of the output.
+    pub fn output(&self) -> Pair {
+        self.out
+    }
+
+    /// Computes `relu(conv(input) + bias + residual)`, the last two parts where asked for:
+    /// `input: [images.most(), height, width, in_channels]`,
+    /// `residual` and `output: [images.most(), out height, out width, out_channels]`, all in the convolution's precision and
+    /// at multiples of 16 bytes. `residual` may be `output`; `input` may not.
+    ///
+    /// # Errors
+    /// [`CudaError::Precision`], [`CudaError::Length`], [`CudaError::Alignment`]; [`CudaError::Limit`] for more blocks than a
+    /// grid has; what the launch fails with.
+    pub fn enqueue(
+        &self,
+        stream: &Stream,
+        images: &Rows,
+        input: &Tensor,
+        residual: Option<&Tensor>,
+        relu: bool,
+        output: &Tensor,
+    ) -> Result<(), CudaError> {
+        let (shape, size, out) = (&self.shape, self.size, self.out);
+        let outputs = [images.most(), out.height, out.width, shape.out_channels];
+        let inputs = [images.most(), size.height, size.width, shape.in_channels];
+        input.expect("convolution input", self.precision, &inputs)?;
+        output.expect("convolution output", self.precision, &outputs)?;
+        if let Some(residual) = residual {
+            residual.expect("convolution residual", self.precision, &outputs)?;
+        }
+        let pixels = outputs[..3].iter().product();
+        let number = |value| to_u32("side of a convolution", value);
+        let arguments = ConvArgs {
+            input: input.pointer(),
+            weight: self.weight.pointer(),
+            bias: self.bias.pointer(),
+            residual: residual.map_or(Pointer::NULL, Tensor::pointer),
+            output: output.pointer(),
+            taps: self.taps.pointer(),
+            images: images.pointer(),
+            height: number(size.height)?,
+            width: number(size.width)?,
+            in_channels: number(shape.in_channels)?,
+            out_height: number(out.height)?,
+            out_width: number(out.width)?,
+            out_channels: number(shape.out_channels)?,
+            // A step beyond the padded map is never taken.
+            stride_height: number(shape.stride.height.min(MOST_PADDED))?,
+            stride_width: number(shape.stride.width.min(MOST_PADDED))?,
+            padding_height: number(shape.padding.height)?,
+            padding_width: number(shape.padding.width)?,
+            depth: self.depth,
+            groups: number(shape.groups)?,
+            relu: relu.into(),
+            vector: shape.out_channels.is_multiple_of(8).into(),
+        };
+        let blocks = self.algorithm.blocks(pixels, shape.out_channels)?;
+        let kernel = self.algorithm.kernel(self.precision);
+        stream.launch(kernel, [blocks, 1, 1], self.algorithm.shared(), &arguments)
+    }
+}
+
+/// That offsets in the padded input and in the output of one image fit the kernels' 32 bits.
+fn check_size(shape: &ConvShape, size: Pair, out: Pair) -> Result<(), CudaError> {
+    let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
+    let height = padded(size.height, shape.padding.height);
+    let width = padded(size.width, shape.padding.width);
+    let input = height.saturating_mul(width).saturating_mul(shape.in_channels);
+    let output = out.height.saturating_mul(out.width).saturating_mul(shape.out_channels);
+    let (value, limit) = (input.max(output), MOST_PADDED);
+    if value > limit {
+        return Err(CudaError::Limit { what: "values of a padded map", value, limit });
+    }
+    Ok(())
+}
+
+/// Length of the sum in the GEMM kernels: taps times channels, up to a whole number of tiles.
+fn depth(shape: &ConvShape, precision: Precision) -> usize {
+    let taps = shape.kernel.height * shape.kernel.width;
+    (taps * shape.in_channels).next_multiple_of(TILE_ROW / precision.bytes())
+}
+
+/// The table that leads from a place in the sum to a place in the input: an entry per chunk of a tap's channels, per single
+/// channel where chunks have several taps, or per tap.
+fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorithm) -> Vec<Tap> {
+    let Pair { height, width } = shape.kernel;
+    let (step, entries) = match algorithm {
+        Algorithm::Direct => (shape.in_channels, height * width),
+        Algorithm::Gather => (1, depth(shape, precision)),
+        Algorithm::Gemm { .. } => {
+            let step = CHUNK / precision.bytes();
+            (step, depth(shape, precision) / step)
+        }
+    };
+    let int = |value: usize| i32::try_from(value).unwrap_or(NOWHERE);
+    let entry = |at: usize| {
+        let (tap, channel) = (at * step / shape.in_channels, at * step % shape.in_channels);
+        if tap >= height * width {
+            return [NOWHERE, 0, 0, 0];
+        }
+        let line = tap / width * shape.dilation.height;
+        let column = tap % width * shape.dilation.width;
+        let offset = (line * size.width + column) * shape.in_channels + channel;
+        [int(line), int(column), int(offset), 0]
+    };
+    (0..entries).map(entry).collect()
+}
+
+/// The weights in the order in which the kernel reads them.
+fn pack(shape: &ConvShape, precision: Precision, algorithm: Algorithm, weight: &[f32]) -> Vec<f32> {
+    let (inputs, outputs) = (shape.in_channels / shape.groups, shape.out_channels);
+    let taps = shape.kernel.height * shape.kernel.width;
+    let value = |output: usize, tap: usize, input: usize| weight[(output * inputs + input) * taps + tap];
+    if algorithm == Algorithm::Direct {
+        let at = |at: usize| value(at % outputs, at / outputs / inputs, at / outputs % inputs);
+        return (0..weight.len()).map(at).collect(); // [taps, inputs, outputs]
+    }
+    let depth = depth(shape, precision);
+    let mut packed = vec![0.0; outputs * depth]; // [outputs, depth]
+    for (output, row) in packed.chunks_exact_mut(depth).enumerate() {
+        for (at, to) in row[..taps * inputs].iter_mut().enumerate() {
+            *to = value(output, at / inputs, at % inputs);
+        }
+    }
+    packed
+}
