@@ -1,12 +1,13 @@
 //! Conformance probes: single instructions, bit for bit as tests/golden/probes.safetensors has them. They run on the
-//! emulator in several schedules, and on a card if `MERCER_PROBES_IMAGE` names emulator/tests/probes.cu compiled for it.
-//! With `MERCER_WRITE_PROBES` the answers go to that file instead of being compared.
+//! emulator in several schedules. On a card they run if `MERCER_PROBES_IMAGE` names emulator/tests/probes.cu compiled for
+//! it, and those of sm_90 if `MERCER_PROBES_SM90_IMAGE` names probes_sm90.cu. With `MERCER_WRITE_PROBES` the answers go to
+//! that file instead of being compared.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use bytemuck::{cast_slice, pod_collect_to_vec};
-use cudarc::driver::sys::CUmodule;
+use cudarc::driver::sys::{CUfunction, CUmodule};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -25,8 +26,7 @@ impl Words {
     }
 }
 
-fn run(context: &Context, module: CUmodule, name: &str, input: &Words, output: &Words) -> Answer<Vec<u32>> {
-    let function = context.function(module, name)?;
+fn run(context: &Context, function: CUfunction, input: &Words, output: &Words) -> Answer<Vec<u32>> {
     let (from, to) =
         (context.allocate(size_of_val(&*input.words))?, context.allocate(size_of_val(&*output.words))?);
     context.upload(from, &input.words)?;
@@ -40,18 +40,22 @@ fn run(context: &Context, module: CUmodule, name: &str, input: &Words, output: &
     Ok(words)
 }
 
-/// Runs every probe of the golden file.
-fn probe(context: &Context, image: &[u8]) -> HashMap<String, Words> {
+/// Runs every probe of the golden file that one of the images has.
+fn probe(context: &Context, images: &[Vec<u8>]) -> HashMap<String, Words> {
     let golden = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/probes.safetensors"));
     let golden = golden.unwrap();
     let golden = SafeTensors::deserialize(&golden).unwrap();
-    let module = context.module(image).unwrap();
+    let modules: Vec<CUmodule> = images.iter().map(|image| context.module(image).unwrap()).collect();
     let mut answers = HashMap::new();
     for name in golden.names().into_iter().filter_map(|name| name.strip_suffix(".in")) {
         let input = Words::read(&golden, &format!("{name}.in"));
         let output = Words::read(&golden, &format!("{name}.out"));
-        let words = run(context, module, name, &input, &output)
-            .unwrap_or_else(|code| panic!("{name}: {}", explain(code)));
+        let Some(function) = modules.iter().find_map(|&module| context.function(module, name).ok()) else {
+            eprintln!("{name}: no image has it");
+            continue;
+        };
+        let words = run(context, function, &input, &output);
+        let words = words.unwrap_or_else(|code| panic!("{name}: {}", explain(code)));
         if std::env::var_os("MERCER_WRITE_PROBES").is_none() {
             let per_thread = output.shape[1];
             for (at, (found, expected)) in words.iter().zip(&output.words).enumerate() {
@@ -83,7 +87,9 @@ fn probes_agree_with_their_golden_words() {
     for (order, seeds) in [(0, 1), (1, 1), (2, 6)] {
         for seed in 1..=seeds {
             turn.emulator.schedule(order, seed);
-            let answers = probe(&Context::new().unwrap(), b"EMU-MODULE probes\0");
+            let images = ["probes", "probes_sm90"].map(|name| format!("EMU-MODULE {name}\0").into_bytes());
+            let answers = probe(&Context::new().unwrap(), &images);
+            assert_eq!(answers.len(), 2 * 16, "all probes ran");
             if let Some(path) = std::env::var_os("MERCER_WRITE_PROBES") {
                 write(&answers, Path::new(&path));
             }
@@ -94,12 +100,14 @@ fn probes_agree_with_their_golden_words() {
 #[cfg(not(feature = "emulate"))]
 #[test]
 fn probes_agree_with_their_golden_words() {
-    let Some(image) = std::env::var_os("MERCER_PROBES_IMAGE") else {
+    let read = |name| std::env::var_os(name).map(|path| std::fs::read(path).unwrap());
+    let images: Vec<Vec<u8>> =
+        ["MERCER_PROBES_IMAGE", "MERCER_PROBES_SM90_IMAGE"].into_iter().filter_map(read).collect();
+    if images.is_empty() {
         eprintln!("skipped: MERCER_PROBES_IMAGE does not name the probes' cubin or fat binary");
         return;
-    };
-    let image = std::fs::read(image).unwrap();
-    let answers = probe(&Context::new().unwrap(), &image);
+    }
+    let answers = probe(&Context::new().unwrap(), &images);
     if let Some(path) = std::env::var_os("MERCER_WRITE_PROBES") {
         write(&answers, Path::new(&path));
     }

@@ -160,7 +160,8 @@ fn reads_device_memory() {
 fn wrappers(file: &str) -> Vec<String> {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let text = std::fs::read_to_string(path).unwrap();
-    let text: String = text.lines().filter(|line| !line.starts_with("#define DEV ")).collect::<Vec<_>>().join("\n");
+    let text: String =
+        text.lines().filter(|line| !line.starts_with("#define DEV ")).collect::<Vec<_>>().join("\n");
     let outside = text.split("namespace emu {").enumerate().map(|(i, part)| {
         if i == 0 { part } else { part.split_once("}  // namespace emu").map_or("", |(_, rest)| rest) }
     });

@@ -1,6 +1,6 @@
 """Golden words of the conformance probes, from an independent model in numpy: tests/golden/probes.safetensors.
 
-Each probe of emulator/tests/probes.cu has `name.in`, uint32 [threads, inputs], and `name.out`, uint32 [threads, outputs].
+Each probe of emulator/tests/probes*.cu has `name.in`, uint32 [threads, inputs], and `name.out`, uint32 [threads, outputs].
 The model states what CUDA's manuals define: matrices as whole matrices, conversions by exact rounding of rationals. A GPU
 host may write the file from its own answers (tests/emulator.rs says how); it should not change. Run: python
 tools/golden/probes.py
@@ -73,6 +73,13 @@ def matrices():
     c = random.integers(-(2**31), 2**31, (16, 8)).astype(np.int32)
     d = (a.astype(np.int64) @ b.astype(np.int64) + c).astype(np.uint64).astype(np.uint32).view(np.int32)
     put("mma_s8", fragments(a, b, c, 4), accumulators(d))
+
+    a, b = (random.integers(-31, 32, (64, 64)) / 16 for _ in range(2))
+    d = (a @ b.T).astype(np.float32).view(np.uint32)
+    inputs = np.hstack([pack(half_bits(x), np.uint16).reshape(128, 16) for x in (a, b)])
+    thread, i = np.meshgrid(np.arange(128), np.arange(32), indexing="ij")
+    row = thread // 32 * 16 + thread % 32 // 4 + i // 2 % 2 * 8
+    put("wgmma", inputs, d[row, i // 4 * 8 + thread % 4 * 2 + i % 2])
 
     m = random.integers(0, 2**16, (4, 8, 8)).astype(np.uint16)
     plain, turned = [pack(x.reshape(4, 32, 2), np.uint16)[..., 0].T for x in (m, m.transpose(0, 2, 1))]
@@ -260,10 +267,12 @@ def memory():
     copied[1::2, 4:] = 0
     put("cp_async", v, copied[::-1])
 
-    v = random.integers(0, 2**32, (128, 4), dtype=np.uint64)
-    put("named_barrier", v, np.vstack([np.zeros((64, 4), np.uint64), v[63::-1]]))
+    for name in ("named_barrier", "mbarrier"):
+        v = random.integers(0, 2**32, (128, 4), dtype=np.uint64)
+        put(name, v, np.vstack([np.zeros((64, 4), np.uint64), v[63::-1]]))
 
 
 for make in (matrices, warp, conversions, halves, singles, bits, memory):
     make()
 save_file(tensors, OUTPUT)
+OUTPUT.chmod(0o644)
