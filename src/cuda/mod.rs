@@ -39,6 +39,6 @@ pub use tensor::{Rows, Tensor};
 pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
-pub(crate) use checkout::{CheckedOut, Pool};
+pub(crate) use checkout::Pool;
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};

@@ -9,9 +9,7 @@ use super::{Corpus, Encoder, Model};
 use crate::cuda::embedding::{self, Bags, Lookup};
 use crate::cuda::head::Segment;
 use crate::cuda::network::Network;
-use crate::cuda::{
-    CudaError, Layout, Pinned, Place, Precision, Rows, Slice, Stream, Tensor, normalize, pixels, topk,
-};
+use crate::cuda::{CudaError, Layout, Pinned, Place, Rows, Slice, Stream, Tensor, normalize, pixels, topk};
 use crate::engine::Side;
 use crate::input::Modality;
 use crate::model::{MapShape, Pair};

@@ -8,7 +8,7 @@ use crate::cpu::network::PackError;
 use crate::cuda::head::Head;
 use crate::cuda::linear::{LayerWeights, Linear};
 use crate::cuda::network::{LoadError, Network};
-use crate::cuda::{CudaError, Precision, Stream, Tensor};
+use crate::cuda::{Precision, Stream, Tensor};
 use crate::input::Modality;
 use crate::model::{LinearPlan, Pooling, Table, TowerOp, TowerPlan};
 use crate::weights::{Checkpoint, TensorView};
