@@ -4,6 +4,7 @@ mod backend;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod devices;
 mod encode;
 mod error;
 mod explain;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use backend::Backend;
+pub use devices::{DeviceReport, devices};
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
 pub use options::{Device, MAX_ROWS_AT_ONCE, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
