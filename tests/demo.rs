@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test may panic
 
 mod common;
+#[cfg(feature = "cuda")]
+mod device;
+
+use std::sync::OnceLock;
 
 use common::{Golden, cosine};
 use mercer::catalogue::store::RowFeatures;
@@ -57,9 +61,12 @@ fn texts_have_the_tokens_of_the_python_tokenizer() {
 
 #[test]
 fn both_encoders_give_pytorchs_vectors() {
-    let engine = open();
-    let queries = engine.encode_queries(&requests(&lines(&engine, "query"))).unwrap();
-    let items = engine.encode_items(&requests(&lines(&engine, "item"))).unwrap();
+    gives_pytorchs_vectors(&open(), EMBEDDING_COSINE);
+}
+
+fn gives_pytorchs_vectors(engine: &Engine, least: f64) {
+    let queries = engine.encode_queries(&requests(&lines(engine, "query"))).unwrap();
+    let items = engine.encode_items(&requests(&lines(engine, "item"))).unwrap();
     for (side, found) in [("query", queries), ("item", items)] {
         let expected = golden().f32s(side);
         assert_eq!(found.len(), expected.len(), "{side}");
@@ -67,15 +74,18 @@ fn both_encoders_give_pytorchs_vectors() {
             found.chunks(engine.dim()).zip(expected.chunks(engine.dim())).enumerate()
         {
             let cosine = cosine(found, expected);
-            assert!(cosine >= EMBEDDING_COSINE, "{side} {row}: cosine {cosine}");
+            assert!(cosine >= least, "{side} {row}: cosine {cosine}");
         }
     }
 }
 
 #[test]
 fn the_ranker_gives_pytorchs_probabilities() {
-    let engine = open();
-    let (queries, items) = (lines(&engine, "query"), lines(&engine, "item"));
+    gives_pytorchs_probabilities(&open());
+}
+
+fn gives_pytorchs_probabilities(engine: &Engine) {
+    let (queries, items) = (lines(engine, "query"), lines(engine, "item"));
     let width = engine.ranker_width().unwrap();
     let mut vectors = vec![0.0; items.len() * engine.dim()];
     let mut data = vec![0.0; items.len() * width];
@@ -84,7 +94,7 @@ fn the_ranker_gives_pytorchs_probabilities() {
     let ids = (0..items.len()).map(|row| i64::try_from(row).unwrap()).collect();
     let catalogue = Catalogue::new(engine.metric(), engine.dim(), ids, vectors).unwrap();
     let mut checked = 0;
-    for (pair, expected) in lines(&engine, "pair").iter().zip(golden().f32s("probability")) {
+    for (pair, expected) in lines(engine, "pair").iter().zip(golden().f32s("probability")) {
         let [query, item] =
             ["query", "item"].map(|side| usize::try_from(pair.json[side].as_u64().unwrap()).unwrap());
         let request = [queries[query].request.clone()];
@@ -109,23 +119,79 @@ fn the_ranker_gives_pytorchs_probabilities() {
     assert!(checked >= 20, "{checked} pairs");
 }
 
+/// The shop's products, encoded on the CPU.
+fn shop() -> &'static (Vec<Record>, Catalogue) {
+    static SHOP: OnceLock<(Vec<Record>, Catalogue)> = OnceLock::new();
+    SHOP.get_or_init(|| {
+        let engine = open();
+        let path = common::repository("weights/demo/catalogue.jsonl");
+        let products = read_records(&path, &engine.config().inputs).unwrap();
+        assert!(products.len() >= 2000);
+        let ids = products.iter().map(|product| product.id.unwrap()).collect();
+        let vectors = engine.encode_items(&requests(&products)).unwrap();
+        let catalogue = Catalogue::new(engine.metric(), engine.dim(), ids, vectors).unwrap();
+        (products, catalogue)
+    })
+}
+
 #[test]
 fn a_black_down_jacket_is_found() {
     let engine = open();
-    let products =
-        read_records(&common::repository("weights/demo/catalogue.jsonl"), &engine.config().inputs).unwrap();
-    assert!(products.len() >= 2000);
-    let ids = products.iter().map(|product| product.id.unwrap()).collect();
-    let vectors = engine.encode_items(&requests(&products)).unwrap();
-    let catalogue = Catalogue::new(engine.metric(), engine.dim(), ids, vectors).unwrap();
+    let (products, catalogue) = shop();
     for text in ["黑色羽绒服", "black down jacket"] {
         let request = Request { text: Some(text.into()), ..Request::default() };
-        let best = engine.search(&catalogue, &[request], 1).unwrap()[0][0];
+        let best = engine.search(catalogue, &[request], 1).unwrap()[0][0];
         let product = &products[best.row];
         assert_eq!(
             (&product.json["category"], &product.json["color"]),
             (&"down_jacket".into(), &"black".into()),
             "{text}"
         );
+    }
+}
+
+/// The shop on a CUDA device, against PyTorch and the CPU.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use mercer::engine::{Device, Precision};
+
+    use super::*;
+
+    fn open_on_card(precision: Precision) -> Option<Engine> {
+        device::device()?;
+        let options = Options::default().device(Device::Cuda(0)).rows_at_once(8).contexts(1);
+        Some(Engine::open("weights/demo", options.precision(precision)).unwrap())
+    }
+
+    #[test]
+    fn both_encoders_give_pytorchs_vectors() {
+        for (precision, least) in
+            [(Precision::F32, EMBEDDING_COSINE), (Precision::F16, 0.9999), (Precision::Bf16, 0.999)]
+        {
+            let Some(engine) = open_on_card(precision) else { return };
+            gives_pytorchs_vectors(&engine, least);
+        }
+    }
+
+    #[test]
+    fn the_ranker_gives_pytorchs_probabilities() {
+        let Some(engine) = open_on_card(Precision::F32) else { return };
+        gives_pytorchs_probabilities(&engine);
+    }
+
+    /// The best ten of the whole shop are the CPU's, and their scores are the catalogue's for the device's own vectors.
+    #[test]
+    fn the_same_ten_products_are_found() {
+        let (Some(card), cpu) = (open_on_card(Precision::F32), open()) else { return };
+        let (_, catalogue) = shop();
+        let requests = requests(&lines(&cpu, "query"));
+        let found = card.search(catalogue, &requests, 10).unwrap();
+        let expected = cpu.search(catalogue, &requests, 10).unwrap();
+        let scored = catalogue.search(&card.encode_queries(&requests).unwrap(), 10).unwrap();
+        for (row, ((found, expected), scored)) in found.iter().zip(&expected).zip(&scored).enumerate() {
+            assert_eq!(found[..], scored[..], "query {row}");
+            let ids = |hits: &[mercer::Hit]| hits.iter().map(|hit| hit.id).collect::<Vec<_>>();
+            assert_eq!(ids(found), ids(expected), "query {row}");
+        }
     }
 }

@@ -211,3 +211,84 @@ fn copy<T: Copy>(from: &[T], to: &mut [T]) {
 fn narrow(rows: usize) -> u32 {
     u32::try_from(rows).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed check ends the test
+mod tests {
+    use super::*;
+    use crate::engine::MAX_ROWS_AT_ONCE;
+    use crate::input::Features;
+
+    const ROOMS: [Room; 5] = [
+        Room::Ids,
+        Room::Bags { most: 512, weighted: true },
+        Room::Bags { most: 512, weighted: false },
+        Room::Dense { width: 4096 },
+        Room::Image { values: 3 * 4096 * 4096 },
+    ];
+
+    fn bytes(room: Room, batch: usize, pixels: Pixels, precision: Precision) -> usize {
+        let mut layout = Layout::default();
+        let sizes = Sizes { batch, rows: batch, bags: batch };
+        ColumnPlace::new(&mut layout, (Modality::Text, room), sizes, pixels, precision);
+        layout.bytes()
+    }
+
+    /// The largest batch has its bytes to the last, and sizes beyond memory stay beyond it.
+    #[test]
+    fn sizes_do_not_wrap() {
+        let most = MAX_ROWS_AT_ONCE;
+        let of = |room, pixels, precision| bytes(room, most, pixels, precision) - 256 - 4 * most; // count and index
+        assert_eq!(of(Room::Ids, Pixels::Bytes, Precision::F32), 8 * most);
+        let bags = 512 * most * 8 + (most + 1) * 8 + 248; // ids, and offsets up to a multiple of 256
+        assert_eq!(of(ROOMS[2], Pixels::Bytes, Precision::F32), bags);
+        assert_eq!(of(ROOMS[1], Pixels::Bytes, Precision::F32), bags + 512 * most * 4);
+        assert_eq!(of(ROOMS[3], Pixels::Bytes, Precision::F32), 4096 * most * 4);
+        assert_eq!(of(ROOMS[3], Pixels::Bytes, Precision::Bf16), 4096 * most * 2);
+        assert_eq!(of(ROOMS[4], Pixels::Bytes, Precision::F16), 3 * 4096 * 4096 * most);
+        assert_eq!(of(ROOMS[4], Pixels::Floats, Precision::F16), 3 * 4096 * 4096 * most * 4);
+        for room in ROOMS {
+            assert_eq!(bytes(room, usize::MAX, Pixels::Floats, Precision::F32), usize::MAX);
+        }
+    }
+
+    /// Each value where the kernels read it; batch rows without the column say so, and so does a batch without any.
+    #[test]
+    fn a_column_is_written_where_it_is_read() {
+        let mut layout = Layout::default();
+        let room = Room::Bags { most: 2, weighted: true };
+        let sizes = Sizes { batch: 4, rows: 4, bags: 8 };
+        let place =
+            ColumnPlace::new(&mut layout, (Modality::Text, room), sizes, Pixels::Bytes, Precision::F32);
+        let mut upload = vec![0u64; layout.bytes() / 8]; // aligned as pinned memory is
+        let upload: &mut [u8] = bytemuck::cast_slice_mut(&mut upload);
+        let ValuesPlace::Bags { ids, offsets, weights } = &place.values else { unreachable!() };
+        let mut features = Features::new(3);
+        let bags = |weights| Values::Bags(Bags { offsets: vec![0, 1, 3], ids: vec![7, 8, 9], weights });
+        for given in [None, Some(vec![0.5, 2.0, 4.0])] {
+            features.set_rows(Modality::Text, vec![0, 2], bags(given.clone())).unwrap();
+            place.write(features.column(Modality::Text), Precision::F32, upload);
+            assert_eq!(place.count.in_host(upload), [2]);
+            assert_eq!(place.index.in_host(upload), [0, ABSENT, 1, ABSENT]);
+            assert_eq!(ids.in_host(upload)[..3], [7, 8, 9]);
+            assert_eq!(ids.in_host(upload).len(), 16);
+            assert_eq!(offsets.in_host(upload)[..3], [0, 1, 3]);
+            assert_eq!(weights.unwrap().in_host(upload)[..3], given.unwrap_or(vec![1.0; 3]));
+            let column = features.column(Modality::Text).unwrap();
+            assert_eq!(rows_for_bags(room, column), 2);
+        }
+        place.write(None, Precision::F32, upload);
+        assert_eq!((place.count.in_host(upload), place.index.in_host(upload)), (&[0][..], &[ABSENT; 4][..]));
+    }
+
+    #[test]
+    fn values_are_rounded_and_read_back() {
+        for precision in Precision::ALL {
+            let values = [1.0, -2.5, 0.000_061_035_156, f32::INFINITY];
+            let mut bytes = [0xFF; 20];
+            round_into(&values, precision, &mut bytes);
+            assert_eq!(to_f32(&bytes, precision, 4), values, "{precision:?}");
+            assert_eq!(bytes[4 * precision.bytes()], 0xFF);
+        }
+    }
+}

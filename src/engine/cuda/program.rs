@@ -452,3 +452,42 @@ fn values_of(network: &Network) -> usize {
     let MapShape { height, width, channels } = network.input();
     height * width * channels
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MAX_ROWS_AT_ONCE;
+
+    #[test]
+    fn buckets_are_powers_of_two_up_to_the_most() {
+        let of = |most| (0..=most).map(|rows| bucket(rows, most)).collect::<Vec<_>>();
+        assert_eq!(of(1), [0, 1]);
+        assert_eq!(of(3), [0, 1, 2, 3]);
+        assert_eq!(of(9), [0, 1, 2, 4, 4, 8, 8, 8, 8, 9]);
+        assert_eq!(bucket(MAX_ROWS_AT_ONCE - 1, MAX_ROWS_AT_ONCE), MAX_ROWS_AT_ONCE);
+        assert_eq!(bucket(usize::MAX, usize::MAX), usize::MAX);
+        for most in (0..70).chain([MAX_ROWS_AT_ONCE - 1, MAX_ROWS_AT_ONCE]) {
+            let mut found: Vec<usize> = (0..=most).map(|rows| bucket(rows, most)).collect();
+            assert!((0..=most).all(|rows| (rows..=most).contains(&found[rows])));
+            found.dedup();
+            assert_eq!(buckets(most).collect::<Vec<_>>(), found, "most {most}");
+        }
+    }
+
+    #[test]
+    fn the_largest_bucket_is_one() {
+        for (most, expected) in [(0, 1), (1, 1), (2, 2), (3, 2), (65_535, 32_768), (65_536, 65_536)] {
+            assert_eq!(largest_bucket(most), expected);
+        }
+        assert_eq!(largest_bucket(usize::MAX), 1 << (usize::BITS - 1));
+    }
+
+    #[test]
+    fn parts_cover_the_batch_in_order() {
+        assert_eq!(parts(0, 4).count(), 0);
+        assert_eq!(parts(9, 4).collect::<Vec<_>>(), [0..4, 4..8, 8..9]);
+        assert_eq!(parts(8, 4).collect::<Vec<_>>(), [0..4, 4..8]);
+        assert_eq!(parts(2, 0).count(), 2);
+        assert_eq!(parts(usize::MAX, usize::MAX).collect::<Vec<_>>(), [0..usize::MAX]);
+    }
+}
