@@ -68,7 +68,8 @@ impl Engine {
     /// Encodes tensors, ready-made or of [`Engine::preprocess`], into the caller's `[features.batch(), dim]`.
     ///
     /// # Errors
-    /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read.
+    /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read. A
+    /// device also refuses one bag of more ids than [`Options::rows_at_once`](super::Options::rows_at_once) requests have.
     pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
         check_output(features.batch(), self.encoder(side).width, vectors)?;
         self.install(|| self.run(side, features, vectors, None))

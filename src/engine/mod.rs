@@ -56,8 +56,9 @@ impl std::fmt::Display for Side {
 /// CPU, an encoding that meets a changed file fails with [`Error::Weights`] instead of answering from it. A CUDA device
 /// has its copy of the weights from the time of opening, and answers from that whatever becomes of the files.
 ///
-/// On a device, calls take turns in its execution contexts, of which [`Options::contexts`] says how many there are. A
-/// device that is lost fails every later call at once with the same error; one that has no room fails one call.
+/// On a device, calls take turns in its execution contexts, of which there are [`Options::contexts`], and fail with
+/// `Error::Cuda` by [`ErrorKind`](crate::ErrorKind): overloaded if all contexts are in use and the caller does not wait,
+/// out of memory for this one call, device lost for this call and, at once, for every later one.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,

@@ -1,7 +1,8 @@
 //! A card without room: typed errors with numbers, nothing left, and room again afterwards.
 
 use mercer::cuda::CudaError;
-use mercer::{Error, ErrorKind};
+use mercer::engine::MAX_ROWS_AT_ONCE;
+use mercer::{Engine, Error, ErrorKind};
 
 use super::{Turn, catalogue, check, open, options, requests};
 
@@ -34,6 +35,20 @@ fn an_open_without_room_leaves_nothing() {
     let error = open(options()).unwrap_err();
     says_what_had_no_room(&error);
     assert!(error.to_string().starts_with("out of memory for an execution context: "), "{error}");
+    turn.nothing_is_left();
+}
+
+/// The most rows at once are a matter of memory alone.
+#[test]
+fn the_largest_contexts_open_where_there_is_room() {
+    let turn = Turn::new();
+    let most = options().rows_at_once(MAX_ROWS_AT_ONCE);
+    let engine = open(most.clone()).unwrap();
+    let vectors = engine.encode_queries(&requests(3)).unwrap();
+    drop(engine);
+    assert_eq!(open(options()).unwrap().encode_queries(&requests(3)).unwrap(), vectors);
+    turn.emulator.memory(1 << 30);
+    says_what_had_no_room(&Engine::open("tests/golden/model/bags", most).unwrap_err());
     turn.nothing_is_left();
 }
 

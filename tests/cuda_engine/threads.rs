@@ -60,6 +60,12 @@ fn threads_get_the_answers_of_one() {
         let hits = products.each_ref().map(|products| products.search(&vectors, 6).unwrap());
         let dim = engine.dim();
         std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Memory comes and goes while other threads record.
+                for n in 0..6 {
+                    engine.prepare(&catalogue(&engine, "passing", 5 + n)).unwrap();
+                }
+            });
             for thread in 0..8 {
                 let (engine, all, products, vectors, hits) = (&engine, &all, &products, &vectors, &hits);
                 scope.spawn(move || {

@@ -101,6 +101,14 @@ fn every_precision_keeps_the_direction(device: Device) {
         let mut vectors = vec![0.0; 5 * engine.dim()];
         engine.encode_features(Side::Query, &dense_features(&golden), &mut vectors).unwrap();
         check("dense", engine.dim(), &vectors, &golden.f32s("query"));
+        // The search is the catalogue's for these very vectors.
+        let products = common::values("products", 40 * engine.dim());
+        let products =
+            Catalogue::new(engine.metric(), engine.dim(), (0..40).rev().collect(), products).unwrap();
+        let found = engine.search_features(&products, &dense_features(&golden), 5).unwrap();
+        for (found, expected) in found.iter().zip(products.search(&vectors, 5).unwrap()) {
+            assert_eq!(found[..], expected[..], "{precision:?}");
+        }
     }
 }
 

@@ -488,6 +488,6 @@ mod tests {
         assert_eq!(parts(9, 4).collect::<Vec<_>>(), [0..4, 4..8, 8..9]);
         assert_eq!(parts(8, 4).collect::<Vec<_>>(), [0..4, 4..8]);
         assert_eq!(parts(2, 0).count(), 2);
-        assert_eq!(parts(usize::MAX, usize::MAX).collect::<Vec<_>>(), [0..usize::MAX]);
+        assert_eq!(parts(usize::MAX, usize::MAX).last(), Some(0..usize::MAX));
     }
 }
