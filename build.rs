@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[path = "build/mod.rs"]
+#[allow(dead_code)] // what a build does not use, the tests and the emulator's tools do
 mod build;
 
 fn main() -> ExitCode {

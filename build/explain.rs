@@ -8,9 +8,9 @@ use super::toolkit::Toolkit;
 const PARTS: [(&str, &str); 5] = [
     ("cuda_runtime.h: No such file", "nvidia-cuda-runtime"),
     ("crt/host_config.h: No such file", "nvidia-cuda-crt"),
-    ("nv/target", "nvidia-cuda-cccl"),
+    ("nv/target: No such file", "nvidia-cuda-cccl"),
     ("cicc: not found", "nvidia-nvvm"),
-    ("libdevice", "nvidia-nvvm"),
+    ("ptxas: not found", "nvidia-cuda-nvcc"),
 ];
 
 /// Why nvcc failed, from what it printed; `None` if that is about the kernel itself.
@@ -28,9 +28,7 @@ pub fn explain(output: &str, toolkit: &Toolkit, host_compiler: Option<&OsStr>) -
         return Some(format!("{nvcc} does not work with {host}: {reason}\n{choose}"));
     }
     for (text, package) in PARTS {
-        if let Some(line) =
-            line(text).filter(|line| line.contains("No such file") || line.contains("not found"))
-        {
+        if let Some(line) = line(text) {
             return Some(format!(
                 "The CUDA toolkit of {nvcc} is not complete: {line}\nFrom PyPI, that is in `{package}`, of the same \
                  version as `nvidia-cuda-nvcc`. scripts/install-nvcc installs all that is needed."

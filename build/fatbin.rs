@@ -12,12 +12,13 @@ use super::kernels::KernelFile;
 use super::toolkit::Toolkit;
 
 /// The kernels say where they fuse a multiplication with an addition; if nvcc chose, the CPU's results would differ.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "-fatbin",
     "-std=c++17",
     "-O3",
     "-fmad=false",
     "-lineinfo",
+    "-Xfatbin=-compress-all",
     "--resource-usage",
     "-Ikernels/device",
     "-Ikernels",
@@ -175,17 +176,16 @@ pub fn is_information(line: &str) -> bool {
 /// The files that a makefile rule depends on.
 pub fn dependencies_of(rule: &str) -> Vec<PathBuf> {
     let (_, files) = rule.split_once(": ").unwrap_or_default();
-    let mut names = vec![String::new()];
+    let (mut names, mut name) = (Vec::new(), String::new());
     let mut chars = files.chars();
     while let Some(c) = chars.next() {
-        let last = names.last_mut();
-        match (c, last) {
-            ('\\', Some(last)) => last.extend(chars.next().filter(|c| *c != '\n')),
-            (c, _) if c.is_whitespace() => names.push(String::new()),
-            (c, Some(last)) => last.push(c),
-            (_, None) => {}
+        match c {
+            '\\' => name.extend(chars.next().filter(|c| *c != '\n')),
+            c if c.is_whitespace() => names.push(std::mem::take(&mut name)),
+            c => name.push(c),
         }
     }
+    names.push(name);
     names.into_iter().filter(|name| !name.is_empty()).map(PathBuf::from).collect()
 }
 

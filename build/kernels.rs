@@ -70,16 +70,17 @@ pub fn entries_of(text: &str) -> Result<Vec<Entry>, String> {
 
 /// Reads an entry point from the tokens on either side of its `__global__`.
 fn entry(before: &[Token], after: &[Token]) -> Option<Entry> {
-    let words = |tokens: &[Token]| tokens.iter().map(|token| token.text).collect::<Vec<_>>().concat();
-    if !words(before).ends_with("extern\"C\"") || !words(after.get(..3)?).eq("void__launch_bounds__(") {
+    let is =
+        |tokens: &[Token], texts: &[&str]| tokens.iter().map(|token| token.text).eq(texts.iter().copied());
+    if !is(before.last_chunk::<2>()?, &["extern", "\"C\""])
+        || !is(after.first_chunk::<3>()?, &["void", "__launch_bounds__", "("])
+    {
         return None;
     }
-    let mut depth = 1;
-    let mut bounds = String::new();
-    let mut first = true;
-    let mut rest = after[3..].iter();
-    while depth > 0 {
-        let text = rest.next()?.text;
+    let mut rest = after[3..].iter().map(|token| token.text);
+    let (mut max_threads, mut depth, mut first) = (String::new(), 1, true);
+    loop {
+        let text = rest.next()?;
         match text {
             "(" => depth += 1,
             ")" => depth -= 1,
@@ -88,13 +89,16 @@ fn entry(before: &[Token], after: &[Token]) -> Option<Entry> {
             "<" | ">" | "{" | ";" => return None,
             _ => {}
         }
-        if first && depth > 0 {
-            bounds += text;
+        if depth == 0 {
+            break;
+        }
+        if first {
+            max_threads += text;
         }
     }
-    let name = rest.next()?.text;
-    let is_entry = is_identifier(name) && rest.next()?.text == "(" && !bounds.is_empty();
-    is_entry.then(|| Entry { name: name.into(), max_threads: bounds })
+    let name = rest.next()?;
+    let is_entry = is_identifier(name) && rest.next()? == "(" && !max_threads.is_empty();
+    is_entry.then(|| Entry { name: name.into(), max_threads })
 }
 
 fn is_identifier(text: &str) -> bool {

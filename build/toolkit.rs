@@ -67,7 +67,8 @@ pub fn find(places: &[(String, Option<PathBuf>)]) -> Result<PathBuf, String> {
 }
 
 const FIXES: &str = "Any one of these helps:
-    run scripts/install-nvcc, which installs it from PyPI into this project, where it is found without more ado
+    run mercer's scripts/install-nvcc: it installs nvcc from PyPI into mercer's folder, where it is found unless NVCC,
+        CUDA_HOME or CUDA_PATH say otherwise
     install the CUDA toolkit and set CUDA_HOME to its folder, or NVCC to its compiler
     build without the feature `cuda`; to test the kernels without nvcc and GPU, use the feature `emulate`";
 

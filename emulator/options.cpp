@@ -12,6 +12,7 @@ constexpr uint32_t kKilobyte = 1024;
 
 uint32_t shared_of(int arch) {
   switch (arch) {
+    case 75: return 64 * kKilobyte;
     case 80: return 163 * kKilobyte;
     case 90:
     case 100: return 227 * kKilobyte;

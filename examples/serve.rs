@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::thread;
 
+use mercer::engine::Side;
 use mercer::input::read_records;
 use mercer::{Catalogue, Engine, Options, Request};
 
@@ -23,8 +24,9 @@ fn main() -> mercer::Result<()> {
         let (engine, catalogue) = (engine.clone(), catalogue.clone());
         thread::spawn(move || {
             let query = [Request::default().with_text(text)];
-            let hits = engine.search(&catalogue, &query, 3)?;
-            let parts = engine.explain(&catalogue, &query, &hits)?;
+            let query = engine.preprocess(Side::Query, &query)?; // once for both calls
+            let hits = engine.search_features(&catalogue, &query, 3)?;
+            let parts = engine.explain_features(&catalogue, &query, &hits)?;
             Ok::<_, mercer::Error>((text, hits, parts))
         })
     });

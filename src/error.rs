@@ -32,6 +32,10 @@ pub enum Error {
     /// A `.npy` file.
     #[error(transparent)]
     Npy(#[from] NpyError),
+    /// A CUDA device.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
 }
 
 impl Error {
@@ -44,6 +48,8 @@ impl Error {
             Error::Catalogue(e) => e.kind(),
             Error::Engine(e) => e.kind(),
             Error::Npy(e) => e.kind(),
+            #[cfg(feature = "cuda")]
+            Error::Cuda(e) => e.kind(),
         }
     }
 }

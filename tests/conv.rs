@@ -9,6 +9,8 @@ use mercer::cpu::simd::Isa;
 use oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, relu, wide, with_threads};
 use proptest::prelude::*;
 
+#[cfg(feature = "cuda")]
+mod device;
 mod oracle;
 
 /// A convolution with values.
@@ -68,6 +70,7 @@ impl Case {
         self.shape.output(self.height, self.width).unwrap()
     }
 
+    /// The CPU against the oracle.
     fn check(&self) {
         let mut random = Random::new(11);
         let Case { shape, batch, height, width } = self.clone();
@@ -103,90 +106,138 @@ impl Case {
     }
 }
 
-/// Channels that do not fill a vector or a panel, on both sides.
-#[test]
-fn channel_tails() {
-    for channels in (1..=9).chain(15..=17).chain(31..=33) {
-        case(channels, 5).check();
-        case(3, channels).check();
-    }
-    case(33, 65).check();
+/// The one list: every convolution that all backends compute.
+fn cases() -> Vec<Case> {
+    [
+        channel_tails(),
+        tile_edges(),
+        borders(),
+        strides(),
+        dilations(),
+        groups(),
+        long_sums(),
+        blocks(),
+        device_tiles(),
+        vec![case(3, 4).batch(0), case(4, 4).groups(4).batch(0)], // no images
+    ]
+    .concat()
 }
 
-/// Output pixels around the heights of the tiles (4, 6 and 14 rows).
-#[test]
-fn tile_edges() {
-    for width in [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15, 27, 28, 29] {
-        case(4, 8).image(1, width).check();
-        case(4, 8).image(width, 1).kernel(1, 1).padding(0, 0).check();
-    }
+/// Channels that do not fill a vector, a panel or a chunk, on both sides.
+fn channel_tails() -> Vec<Case> {
+    let tails = (1..=9).chain(15..=17).chain(31..=33);
+    let mut cases: Vec<Case> =
+        tails.flat_map(|channels| [case(channels, 5), case(3, channels), case(8, channels)]).collect();
+    cases.extend([case(33, 65), case(64, 64), case(65, 33)]);
+    cases
+}
+
+/// Output pixels around the heights of the CPU's tiles (4, 6 and 14 rows).
+fn tile_edges() -> Vec<Case> {
+    let widths = [1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15, 27, 28, 29];
+    let point = |width| case(4, 8).image(width, 1).kernel(1, 1).padding(0, 0);
+    widths.into_iter().flat_map(|width| [case(4, 8).image(1, width), point(width)]).collect()
 }
 
 /// Images of one pixel, and windows that are mostly or wholly padding.
-#[test]
-fn borders() {
-    case(3, 4).image(1, 1).check();
-    case(3, 4).image(1, 1).kernel(1, 1).padding(0, 0).check();
-    case(3, 4).image(1, 1).padding(3, 3).check();
-    case(3, 4).image(2, 3).kernel(7, 7).padding(3, 3).check();
-    case(3, 4).image(2, 3).kernel(1, 1).padding(2, 5).check();
-    case(3, 4).image(4, 4).kernel(4, 2).padding(0, 0).check();
-    case(3, 4).image(4, 5).kernel(3, 3).padding(2, 0).check();
-    case(3, 4).image(4, 5).kernel(3, 3).padding(0, 2).check();
-    case(3, 4).image(4, 5).padding(9, 7).stride(2, 3).check();
+fn borders() -> Vec<Case> {
+    vec![
+        case(3, 4).image(1, 1),
+        case(3, 4).image(1, 1).kernel(1, 1).padding(0, 0),
+        case(3, 4).image(1, 1).padding(3, 3),
+        case(3, 4).image(2, 3).kernel(7, 7).padding(3, 3),
+        case(3, 4).image(2, 3).kernel(1, 1).padding(2, 5),
+        case(3, 4).image(4, 4).kernel(4, 2).padding(0, 0),
+        case(3, 4).image(4, 5).kernel(3, 3).padding(2, 0),
+        case(3, 4).image(4, 5).kernel(3, 3).padding(0, 2),
+        case(3, 4).image(4, 5).padding(9, 7).stride(2, 3),
+        case(8, 4).image(1, 1),
+        case(8, 4).image(1, 1).padding(3, 3).batch(3),
+        case(8, 4).image(2, 3).kernel(5, 5).padding(4, 4),
+        case(8, 4).image(4, 5).padding(9, 7).stride(2, 3),
+        case(8, 4).image(2, 3).kernel(1, 1).padding(0, 0).stride(1 << 40, 1 << 40),
+    ]
 }
 
 /// Steps that skip pixels, or end before the last ones.
-#[test]
-fn strides() {
-    for stride in 1..=5 {
-        case(3, 4).image(9, 11).stride(stride, 6 - stride).check();
-        case(3, 4).image(9, 11).kernel(1, 1).padding(0, 0).stride(stride, stride).check();
-        case(3, 4).image(8, 9).kernel(2, 2).padding(0, 0).stride(stride, stride).check();
-    }
-    case(3, 64).image(31, 29).kernel(7, 7).padding(3, 3).stride(2, 2).check();
+fn strides() -> Vec<Case> {
+    let mut cases: Vec<Case> = (1..=5)
+        .flat_map(|stride| {
+            [
+                case(3, 4).image(9, 11).stride(stride, 6 - stride),
+                case(8, 4).image(9, 11).kernel(1, 1).padding(0, 0).stride(stride, stride),
+                case(8, 9).image(8, 9).kernel(2, 2).padding(0, 0).stride(stride, stride),
+            ]
+        })
+        .collect();
+    cases.push(case(3, 64).image(31, 29).kernel(7, 7).padding(3, 3).stride(2, 2)); // the stem of a ResNet
+    cases
 }
 
 /// Taps apart from each other, on one axis or both.
-#[test]
-fn dilations() {
-    case(5, 6).image(9, 10).dilation(2, 2).padding(2, 2).check();
-    case(5, 6).image(9, 10).dilation(3, 1).padding(1, 2).stride(2, 1).check();
-    case(5, 6).image(9, 10).dilation(1, 4).padding(0, 1).check();
-    case(6, 6).image(9, 10).dilation(2, 3).padding(2, 2).groups(3).check();
-    case(6, 6).image(9, 10).dilation(2, 3).padding(2, 2).groups(6).check();
+fn dilations() -> Vec<Case> {
+    vec![
+        case(5, 6).image(9, 10).dilation(2, 2).padding(2, 2),
+        case(5, 6).image(9, 10).dilation(3, 1).padding(1, 2).stride(2, 1),
+        case(5, 6).image(9, 10).dilation(1, 4).padding(0, 1),
+        case(8, 6).image(9, 10).dilation(1, 4).padding(0, 1),
+        case(16, 6).image(9, 10).dilation(3, 2).padding(3, 2),
+        case(6, 6).image(9, 10).dilation(2, 3).padding(2, 2).groups(3),
+        case(6, 6).image(9, 10).dilation(2, 3).padding(2, 2).groups(6),
+    ]
 }
 
 /// Groups of one and of several channels in and out.
-#[test]
-fn groups() {
-    for (ins, outs, groups) in
-        [(4, 4, 2), (6, 9, 3), (8, 66, 2), (70, 4, 2), (5, 5, 5), (33, 33, 33), (3, 12, 3)]
-    {
-        case(ins, outs).groups(groups).check();
-        case(ins, outs).groups(groups).kernel(1, 1).padding(0, 0).check();
-        case(ins, outs).groups(groups).stride(2, 2).padding(2, 0).check();
-    }
+fn groups() -> Vec<Case> {
+    let shapes = [(4, 4, 2), (6, 9, 3), (8, 66, 2), (70, 4, 2), (5, 5, 5), (33, 33, 33), (3, 12, 3)];
+    let shapes = shapes.into_iter().flat_map(|(ins, outs, groups)| {
+        let case = case(ins, outs).groups(groups);
+        let (point, strided) = (case.clone(), case.clone());
+        [case, point.kernel(1, 1).padding(0, 0), strided.stride(2, 2).padding(2, 0)]
+    });
+    shapes.collect()
 }
 
 /// Sums long enough to be taken in several runs, and pieces longer than a run.
-#[test]
-fn long_sums() {
-    case(512, 3).image(2, 2).check();
-    case(1500, 3).image(1, 2).kernel(1, 1).padding(0, 0).check();
+fn long_sums() -> Vec<Case> {
+    vec![case(512, 3).image(2, 2), case(1500, 3).image(1, 2).kernel(1, 1).padding(0, 0)]
 }
 
 /// Images of more than one block, with the last one shorter.
-#[test]
-fn blocks() {
-    case(64, 8).image(41, 37).batch(2).check();
-    case(64, 8).image(41, 37).kernel(1, 1).padding(0, 0).stride(2, 2).batch(2).check();
+fn blocks() -> Vec<Case> {
+    let case = case(64, 8).image(41, 37).batch(2);
+    vec![case.clone(), case.kernel(1, 1).padding(0, 0).stride(2, 2)]
+}
+
+/// Pixels, channels and sums around the device's tiles: 64 and 128 pixels, 64 and 128 channels, sums of 32 (16 in f32), and
+/// of fewer tiles than the pipeline has stages; tiles of two images.
+fn device_tiles() -> Vec<Case> {
+    let point = |ins, outs| case(ins, outs).kernel(1, 1).padding(0, 0);
+    let mut cases = Vec::new();
+    for pixels in [63, 64, 65, 127, 128, 129] {
+        cases.extend([
+            point(8, 9).image(1, pixels),
+            point(8, 70).image(pixels, 1),
+            point(5, 9).image(1, pixels),
+        ]);
+    }
+    for outs in [31, 32, 40, 63, 64, 65, 96, 127, 128, 129, 136] {
+        cases.extend([point(8, outs).image(9, 9), point(16, outs).image(2, 2).batch(3)]);
+    }
+    for ins in [8, 16, 24, 32, 40, 64, 72, 96, 128, 136] {
+        cases.push(point(ins, 8).image(3, 3));
+    }
+    cases.extend([
+        case(8, 72).image(11, 12).batch(3),
+        case(24, 8).image(5, 5).batch(6),
+        case(7, 70).batch(9),
+    ]);
+    cases
 }
 
 #[test]
-fn empty_batch() {
-    case(3, 4).batch(0).check();
-    case(4, 4).groups(4).batch(0).check();
+fn cpu_agrees_with_f64() {
+    cases().iter().for_each(Case::check);
 }
 
 /// An image has the same bits alone, in a batch, and on any number of threads.
@@ -249,10 +300,7 @@ fn refusals() {
     assert_eq!(with(|s| s.in_channels = 0), "in_channels is 0");
     assert_eq!(with(|s| s.groups = 0), "groups is 0");
     assert_eq!(with(|s| s.groups = 3), "3 groups do not divide 4 input and 6 output channels");
-    assert_eq!(
-        with(|s| s.kernel.width = 9),
-        "window of 9 along the width of an input of 8 (padding included)"
-    );
+    assert_eq!(with(|s| s.kernel.width = 9), "a window of 9 does not fit a width of 8 (padding included)");
     assert!(with(|s| s.padding.width = usize::MAX).contains("is too large"));
     assert!(with(|s| s.dilation.height = usize::MAX).contains("is too large"));
 
@@ -374,5 +422,220 @@ proptest! {
         let case = Case { shape, batch, height: image.height, width: image.width };
         prop_assume!(shape.output(image.height, image.width).is_ok());
         case.check();
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use mercer::cuda::conv::Conv;
+    use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor};
+
+    use super::device::{device, poisoned, round, tolerance};
+    use super::*;
+
+    /// What a convolution reads, rounded to a precision.
+    struct Values {
+        data: Vec<f32>,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        residual: Vec<f32>,
+    }
+
+    impl Case {
+        fn outputs(&self) -> [usize; 4] {
+            let out = self.out();
+            [self.batch, out.height, out.width, self.shape.out_channels]
+        }
+
+        fn values(&self, precision: Precision, mut values: impl FnMut(usize) -> Vec<f32>) -> Values {
+            let mut rounded = |len| values(len).into_iter().map(|x| round(precision, x)).collect();
+            let data = rounded(self.batch * self.height * self.width * self.shape.in_channels);
+            let (weight, residual) =
+                (rounded(self.shape.weights().unwrap()), self.outputs().iter().product());
+            Values { data, weight, residual: rounded(residual), bias: values(self.shape.out_channels) }
+        }
+
+        /// The device's output for the first `self.batch` images of buffers that hold one more. Behind the last image the input
+        /// is NaN, and the output must stay as it was.
+        fn run(&self, stream: &Stream, precision: Precision, values: &Values, epilogue: bool) -> Vec<f32> {
+            let size = Pair { height: self.height, width: self.width };
+            let bias = epilogue.then_some(&values.bias[..]);
+            let conv = Conv::new(stream, &self.shape, size, precision, &values.weight, bias).unwrap();
+            let most = self.batch + 1;
+            let upload = |values: &[f32], per_image: usize| {
+                let mut values = values.to_vec();
+                values.resize(most * per_image, f32::NAN);
+                Tensor::upload(stream, "values", precision, &values).unwrap()
+            };
+            let per_image = self.outputs()[1..].iter().product();
+            let input = upload(&values.data, self.height * self.width * self.shape.in_channels);
+            let residual = epilogue.then(|| upload(&values.residual, per_image));
+            let output = poisoned(stream, precision, most * per_image);
+            let images =
+                Rows::new(most, stream.upload("images", &[u32::try_from(self.batch).unwrap()]).unwrap())
+                    .unwrap();
+            conv.enqueue(stream, &images, &input, residual.as_ref(), epilogue, &output).unwrap();
+            let mut found = output.download(stream).unwrap();
+            let behind = found.split_off(self.batch * per_image);
+            assert!(
+                behind.iter().all(|x| x.is_nan()),
+                "{self:?} {precision:?}: writes behind the last image"
+            );
+            found
+        }
+
+        fn expected(&self, values: &Values, epilogue: bool) -> Vec<f64> {
+            let Case { shape, batch, height, width } = self.clone();
+            let input = Images { batch, height, width, data: &values.data };
+            if !epilogue {
+                return oracle::conv(&shape, input, &values.weight, None);
+            }
+            let sums = oracle::conv(&shape, input, &values.weight, Some(&values.bias));
+            sums.iter().zip(wide(&values.residual)).map(|(x, r)| relu(x + r)).collect()
+        }
+
+        /// Multiples of 1/16: every sum is exact in f32 whatever its order, so the output is the oracle's, rounded once.
+        fn check_exactly(&self, stream: &Stream, precision: Precision) {
+            let mut random = Random::new(21);
+            let values = self.values(precision, |len| (0..len).map(|_| random.sixteenth()).collect());
+            for epilogue in [false, true] {
+                let found = self.run(stream, precision, &values, epilogue);
+                let expected = self.expected(&values, epilogue);
+                #[allow(clippy::cast_possible_truncation)] // exact
+                let expected: Vec<f32> = expected.iter().map(|&x| round(precision, x as f32) + 0.0).collect();
+                let found: Vec<f32> = found.iter().map(|x| x + 0.0).collect(); // -0 is 0
+                let what = format!("{self:?} {precision:?}, epilogue {epilogue}");
+                assert_bits(&what, &found, &expected, &self.outputs());
+            }
+        }
+
+        fn check_closely(&self, stream: &Stream, precision: Precision) {
+            let mut random = Random::new(22);
+            let values = self.values(precision, |len| random.values(len));
+            let found = self.run(stream, precision, &values, true);
+            let what = format!("{self:?} {precision:?}");
+            let expected = self.expected(&values, true);
+            assert_close(&what, &found, &expected, &self.outputs(), tolerance(precision));
+        }
+    }
+
+    fn check(precision: Precision) {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        for case in cases() {
+            case.check_exactly(&stream, precision);
+            case.check_closely(&stream, precision);
+        }
+    }
+
+    #[test]
+    fn f32_agrees_with_f64() {
+        check(Precision::F32);
+    }
+
+    #[test]
+    fn f16_agrees_with_f64() {
+        check(Precision::F16);
+    }
+
+    #[test]
+    fn bf16_agrees_with_f64() {
+        check(Precision::Bf16);
+    }
+
+    /// An image has the same bits alone, in a batch, and in every run.
+    #[test]
+    fn an_image_has_its_own_bits() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        for precision in Precision::ALL {
+            for case in [
+                case(9, 40).image(13, 11),
+                case(24, 70).image(9, 8),
+                case(40, 9).image(3, 3),
+                case(8, 8).groups(2).stride(2, 1),
+            ] {
+                let case = case.batch(7);
+                let mut random = Random::new(5);
+                let values = case.values(precision, |len| random.values(len));
+                let together = case.run(&stream, precision, &values, true);
+                let what = format!("{case:?} {precision:?}");
+                assert_bits(&what, &case.run(&stream, precision, &values, true), &together, &case.outputs());
+                let (inputs, outputs) = (values.data.len() / 7, together.len() / 7);
+                let alone = case.clone().batch(1);
+                for image in [0, 3, 6] {
+                    let one = Values {
+                        data: values.data[image * inputs..][..inputs].to_vec(),
+                        residual: values.residual[image * outputs..][..outputs].to_vec(),
+                        weight: values.weight.clone(),
+                        bias: values.bias.clone(),
+                    };
+                    let found = alone.run(&stream, precision, &one, true);
+                    assert_bits(&what, &found, &together[image * outputs..][..outputs], &alone.outputs());
+                }
+            }
+        }
+    }
+
+    /// A NaN reaches exactly the windows that hold it, and a ReLU keeps it.
+    #[test]
+    fn nan_stays_in_its_windows() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        for precision in Precision::ALL {
+            for (channels, groups) in [(2, 1), (2, 2), (8, 1)] {
+                let case = case(channels, channels).groups(groups);
+                let mut random = Random::new(6);
+                let mut values = case.values(precision, |len| random.values(len));
+                values.data[(2 * case.width + 3) * channels] = f32::NAN;
+                let found = case.run(&stream, precision, &values, true);
+                for (at, x) in found.iter().enumerate() {
+                    let (pixel, channel) = (at / channels, at % channels);
+                    let (y, x_) = (pixel / case.width, pixel % case.width);
+                    let hit = (1..=3).contains(&y) && (2..=4).contains(&x_) && (groups == 1 || channel == 0);
+                    assert_eq!(
+                        x.is_nan(),
+                        hit,
+                        "{precision:?}, groups {groups}, y {y}, x {x_}, channel {channel}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Every way a shape, a slice or a tensor can be wrong.
+    #[test]
+    fn refusals() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let (shape, size) = (case(8, 6).shape, Pair { height: 5, width: 6 });
+        let weight = vec![0.0; shape.weights().unwrap()];
+        let new = |shape: ConvShape, weight: &[f32], bias| {
+            Conv::new(&stream, &shape, size, Precision::F16, weight, bias).unwrap_err()
+        };
+        let zero = ConvShape { stride: Pair { height: 0, width: 1 }, ..shape };
+        assert_eq!(new(zero, &weight, None), CudaError::Shape { reason: "stride is 0".into() });
+        assert!(matches!(new(shape, &weight[1..], None), CudaError::Length { .. }));
+        assert!(matches!(new(shape, &weight, Some(&[0.0; 5])), CudaError::Length { .. }));
+        let (far, step) = (Pair::square(1 << 40), Pair::square(1 << 41));
+        let padded = ConvShape { padding: far, stride: step, ..shape };
+        assert!(matches!(new(padded, &weight, None), CudaError::Limit { .. }));
+
+        let conv = Conv::new(&stream, &shape, size, Precision::F16, &weight, None).unwrap();
+        let images = Rows::exactly(&stream, 1).unwrap();
+        let tensor = |precision, len| Tensor::new(&device, "values", precision, len).unwrap();
+        let half = |len| tensor(Precision::F16, len);
+        let run = |input: &Tensor, residual: Option<&Tensor>, output: &Tensor| {
+            conv.enqueue(&stream, &images, input, residual, false, output)
+        };
+        let (input, output) = (half(240), half(180));
+        assert_eq!(run(&input, Some(&half(180)), &output), Ok(()));
+        assert!(matches!(run(&half(239), None, &output), Err(CudaError::Length { .. })));
+        assert!(matches!(run(&input, Some(&half(181)), &output), Err(CudaError::Length { .. })));
+        assert!(matches!(run(&input, None, &half(179)), Err(CudaError::Length { .. })));
+        let single = tensor(Precision::F32, 180);
+        assert!(matches!(run(&input, None, &single), Err(CudaError::Precision { .. })));
+        let shifted = half(241).part(1..241).unwrap();
+        assert!(matches!(run(&shifted, None, &output), Err(CudaError::Alignment { .. })));
     }
 }

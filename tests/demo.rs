@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, cosine};
 use mercer::catalogue::store::RowFeatures;
-use mercer::engine::{EngineError, RowError};
+use mercer::engine::{EngineError, RowError, Side};
 use mercer::input::{Modality, Record, Values, read_records};
 use mercer::{Catalogue, Engine, Error, Options, Request};
 
@@ -36,11 +36,11 @@ fn golden() -> Golden {
 #[test]
 fn texts_have_the_tokens_of_the_python_tokenizer() {
     let engine = open();
-    for side in ["query", "item"] {
+    for (encoder, side) in [(Side::Query, "query"), (Side::Item, "item")] {
         let lines = lines(&engine, side);
         let offsets = golden().sizes(&format!("{side}_offsets"));
         let tokens = golden().i64s(&format!("{side}_tokens"));
-        let features = engine.preprocess(&requests(&lines)).unwrap();
+        let features = engine.preprocess(encoder, &requests(&lines)).unwrap();
         let column = features.column(Modality::Text).unwrap();
         let Values::Bags(bags) = column.values() else { panic!("{:?}", column.values()) };
         for (bag, &row) in column.rows().iter().enumerate() {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use mercer::ErrorKind;
 use mercer::input::{
-    Image, ImagePreprocessor, InputError, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE, Modality, Preprocessor,
-    Request, Values, resize_rgb,
+    Image, ImagePreprocessor, InputError, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE, Modality, PixelScaling,
+    Preprocessor, Request, Values, resize_rgb,
 };
 use mercer::model::{Crop, Filter, ImageInput, Inputs, Pair, Resize};
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn image_bytes(name: &str) -> Vec<u8> {
     std::fs::read(golden("images").join(name)).unwrap()
 }
 
-/// No change of size, and `value / 255`.
+/// No change of size, and 255 becomes 1.
 fn plain(size: Pair) -> ImageInput {
     ImageInput {
         height: size.height,
@@ -43,17 +43,16 @@ fn exact(height: usize, width: usize) -> ImageInput {
     ImageInput { resize: Resize::Exact, ..plain(Pair { height, width }) }
 }
 
-fn write(config: &ImageInput, image: &Image) -> Result<Vec<f32>, InputError> {
+fn write(config: &ImageInput, image: &Image) -> Result<Vec<u8>, InputError> {
     let preprocessor = ImagePreprocessor::new(config).unwrap();
-    let mut out = vec![f32::NAN; preprocessor.values()];
+    let mut out = vec![0x55; preprocessor.bytes()];
     preprocessor.write(image, &mut out)?;
     Ok(out)
 }
 
 /// The 8-bit pixels of a file of this size.
 fn decode(bytes: &[u8], size: Pair) -> Result<Vec<u8>, InputError> {
-    let values = write(&plain(size), &Image::Encoded(bytes.to_vec()))?;
-    Ok(values.iter().map(|value| (value * 255.0).round() as u8).collect())
+    write(&plain(size), &Image::Encoded(bytes.to_vec()))
 }
 
 fn size_of(shape: &[usize]) -> Pair {
@@ -122,7 +121,8 @@ fn transforms_are_torchvisions_bit_for_bit() {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(cases.len(), tensors.len());
     for (name, Case { file, config }) in cases {
-        let found = write(&config, &Image::Path(golden("images").join(file))).unwrap();
+        let scaling = ImagePreprocessor::new(&config).unwrap().scaling().clone();
+        let found = scaling.scale(&write(&config, &Image::Path(golden("images").join(file))).unwrap());
         let expected = tensors.tensor(&name).unwrap();
         assert_eq!(expected.shape(), [config.height, config.width, 3], "{name}");
         let expected = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -135,6 +135,23 @@ fn transforms_are_torchvisions_bit_for_bit() {
             );
         }
     }
+}
+
+#[test]
+fn every_byte_is_scaled_as_it_is_alone() {
+    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let scaling = PixelScaling::new(mean, std);
+    // More pixels than one task scales, and two bytes of another pixel, which are left out.
+    let photos: Vec<u8> = (0..=u8::MAX).cycle().take(3 * 20_000 + 2).collect();
+    let found = scaling.scale(&photos);
+    assert_eq!(found.len(), 3 * 20_000);
+    for (at, (&found, &value)) in found.iter().zip(&photos).enumerate() {
+        let channel = at % 3;
+        let expected: f32 = (f32::from(value) / 255.0 - mean[channel]) / std[channel];
+        assert_eq!(found.to_bits(), expected.to_bits(), "pixel {}, channel {channel}, value {value}", at / 3);
+        assert_eq!(found.to_bits(), scaling.table()[channel][usize::from(value)].to_bits());
+    }
+    assert!(scaling.scale(&[]).is_empty());
 }
 
 /// A PNG chunk.
@@ -314,7 +331,7 @@ fn a_model_that_does_not_resize_refuses_other_sizes() {
 fn the_output_slice_must_fit() {
     let preprocessor = ImagePreprocessor::new(&exact(4, 5)).unwrap();
     let image = Image::Rgb { width: 1, height: 1, data: vec![1, 2, 3] };
-    let error = preprocessor.write(&image, &mut [0.0; 59]).unwrap_err();
+    let error = preprocessor.write(&image, &mut [0; 59]).unwrap_err();
     assert_eq!(error.to_string(), "output slice of 59 values, 60 are written");
 }
 
@@ -435,12 +452,12 @@ proptest! {
         let whole = resize_rgb(&pixels, from, full, filter).unwrap();
         let half_to_even = |rest: usize| ((rest as f64) / 2.0).round_ties_even() as usize;
         let (top, left) = (half_to_even(full.height - crop.height), half_to_even(full.width - crop.width));
-        let expected: Vec<f32> = (0..crop.height)
+        let expected: Vec<u8> = (0..crop.height)
             .flat_map(|y| {
                 let first = ((top + y) * full.width + left) * 3;
                 &whole[first..first + crop.width * 3]
             })
-            .map(|&value| f32::from(value) / 255.0)
+            .copied()
             .collect();
         prop_assert_eq!(found, expected);
     }
@@ -462,8 +479,8 @@ proptest! {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let features = pool.install(|| preprocessor.features(&requests)).unwrap();
         let column = features.column(Modality::Image).unwrap();
-        let Values::Pixels { height: 6, width: 7, data } = column.values() else { panic!("{column:?}") };
-        let alone: Vec<f32> = images.iter().rev().flat_map(|image| write(&config, image).unwrap()).collect();
+        let Values::Photos { height: 6, width: 7, data } = column.values() else { panic!("{column:?}") };
+        let alone: Vec<u8> = images.iter().rev().flat_map(|image| write(&config, image).unwrap()).collect();
         prop_assert_eq!(data, &alone);
     }
 }

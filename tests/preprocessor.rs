@@ -68,14 +68,31 @@ fn each_modality_has_a_column_of_the_rows_that_have_it() {
     };
     assert_eq!(features.batch(), 4);
     assert_eq!(column(Modality::Text), Some((&[0, 3][..], &Values::Bags(bags))));
-    let pixels = Values::Pixels { height: 2, width: 1, data: [1.0, 0.0, 0.2].repeat(2) };
-    assert_eq!(column(Modality::Image), Some((&[2][..], &pixels)));
+    let photos = Values::Photos { height: 2, width: 1, data: [255, 0, 51].repeat(2) };
+    assert_eq!(column(Modality::Image), Some((&[2][..], &photos)));
     assert_eq!(column(Modality::User), Some((&[0, 3][..], &Values::Ids(vec![-3, 9]))));
     let dense = Values::Dense { width: 2, data: vec![1.5, -2.0] };
     assert_eq!(column(Modality::Behaviour), Some((&[2][..], &dense)));
 
     assert_eq!(preprocessor.features(&[]).unwrap(), Features::new(0));
     assert_eq!(preprocessor.features(&[Request::default()]).unwrap(), Features::new(1));
+}
+
+#[test]
+fn images_that_do_not_fill_their_shape_are_refused() {
+    let set = |values| Features::new(2).set(Modality::Image, values).map_err(|error| error.to_string());
+    let photos = |bytes| Values::Photos { height: 3, width: 4, data: vec![0; bytes] };
+    assert_eq!(set(photos(72)), Ok(()));
+    assert_eq!(set(photos(71)), Err("image features: 71 photo bytes, expected 72".into()));
+    let huge = Values::Photos { height: usize::MAX, width: 2, data: Vec::new() };
+    assert_eq!(set(huge), Err("image features: the shape of the photo bytes overflows".into()));
+    let pixels = |data| Values::Pixels { height: 1, width: 1, data };
+    assert_eq!(set(pixels(vec![0.0; 6])), Ok(()));
+    assert_eq!(set(pixels(vec![0.0; 7])), Err("image features: 7 pixel values, expected 6".into()));
+    assert_eq!(
+        set(pixels(vec![0.0, 0.0, f32::NAN, 0.0, 0.0, 0.0])),
+        Err("image features: pixel value 2 is NaN".into())
+    );
 }
 
 #[test]

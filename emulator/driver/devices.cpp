@@ -27,6 +27,7 @@ struct Card {
 };
 
 constexpr Card kCards[] = {
+    {75, "emulated sm_75", 64 * kKilobyte, 1024, 16, 4 * kMegabyte, 1590000, 5001000, 256},
     {80, "emulated sm_80", 164 * kKilobyte, 2048, 32, 40 * kMegabyte, 1410000, 1215000, 5120},
     {86, "emulated sm_86", 100 * kKilobyte, 1536, 16, 6 * kMegabyte, 1695000, 9751000, 384},
     {89, "emulated sm_89", 100 * kKilobyte, 1536, 24, 72 * kMegabyte, 2520000, 10501000, 384},
@@ -39,7 +40,7 @@ const Card& card() {
   for (const Card& card : kCards) {
     if (card.arch == emu::options().arch) return card;
   }
-  return kCards[3];
+  return kCards[4];
 }
 
 int devices() { return std::clamp(emu::options().devices, 0, kMaxDevices); }

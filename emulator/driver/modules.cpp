@@ -259,7 +259,7 @@ DRIVER_API CUresult cuTensorMapEncodeTiled(void* map, int data_type, unsigned ra
   DRIVER_ENTER(Needs::context);
   constexpr uint32_t kBytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4};
   if (rank != 2 || interleave || data_type < 0 || data_type > 12) return fail(kNotSupported, "tensor map of rank %u", rank);
-  bool refused = emu::tensor_map_2d(map, address, kBytes[data_type], dims[0], dims[1], strides[0], box[0], box[1],
-                                    static_cast<uint32_t>(swizzle));
-  return refused ? fail(kInvalidValue, "tensor map: alignment, stride or box out of range") : kSuccess;
+  bool encoded = emu::encode_tensor_map(map, address, kBytes[data_type], {dims[0], dims[1]}, strides[0], {box[0], box[1]},
+                                        static_cast<uint32_t>(swizzle));
+  return encoded ? kSuccess : fail(kInvalidValue, "tensor map: alignment, stride or box out of range");
 }

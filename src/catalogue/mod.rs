@@ -6,13 +6,15 @@ mod search;
 pub mod store;
 
 pub use error::{CatalogueError, Role};
+pub(crate) use search::{Answer, check_k};
 pub use search::{Certificate, Hit, Hits};
 
 use crate::cpu::normalize::{NormalizeError, check_row, normalize_rows};
 use aligned::Aligned;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 /// The longest vector.
 pub const MAX_DIM: usize = 4096;
@@ -46,7 +48,12 @@ struct Inner {
     vectors: Aligned,
     /// The rows in order of their ids; `None` if they are in that order already.
     by_id: Option<Vec<usize>>,
+    /// Unlike that of any other catalogue of this process.
+    number: u64,
 }
+
+/// The number of the next catalogue.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 const _: () = {
     const fn is_send_and_sync<T: Send + Sync>() {}
@@ -86,7 +93,8 @@ impl Catalogue {
         let by_id = sort_ids(&ids)?;
         check_vectors(Role::Row, dim, &vectors)?;
         let vectors = Aligned::new(vectors);
-        Ok(Catalogue { inner: Arc::new(Inner { metric, dim, ids, vectors, by_id }) })
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Catalogue { inner: Arc::new(Inner { metric, dim, ids, vectors, by_id, number }) })
     }
 
     /// Number of products.
@@ -131,6 +139,44 @@ impl Catalogue {
             None => ids.binary_search(&id).ok(),
             Some(rows) => rows.binary_search_by_key(&id, |&row| ids[row]).ok().map(|at| rows[at]),
         }
+    }
+}
+
+/// What a catalogue is known by where a copy of it is kept: keeps nothing alive.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // a device's copies are the only ones
+pub(crate) struct CatalogueId {
+    inner: Weak<Inner>,
+    number: u64,
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // as above
+impl CatalogueId {
+    /// A number that no other catalogue of this process has.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether a handle of the catalogue is left.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.inner.strong_count() > 0
+    }
+
+    /// Whether it is this catalogue's.
+    pub(crate) fn is(&self, catalogue: &Catalogue) -> bool {
+        self.number == catalogue.inner.number
+    }
+}
+
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // as above
+impl Catalogue {
+    /// What the catalogue is known by.
+    pub(crate) fn id(&self) -> CatalogueId {
+        CatalogueId { inner: Arc::downgrade(&self.inner), number: self.inner.number }
+    }
+
+    /// Refuses what [`Catalogue::search`] refuses of queries, `[batch, dim]`.
+    pub(crate) fn check_queries(&self, queries: &[f32]) -> Result<(), CatalogueError> {
+        check_vectors(Role::Query, self.dim(), queries)
     }
 }
 

@@ -39,6 +39,13 @@ pub struct Certificate {
 }
 
 impl Hits {
+    /// Hits that were found by scoring each of `rows` rows.
+    pub(crate) fn exhaustive(hits: Vec<Hit>, rows: usize) -> Hits {
+        let certificate =
+            Certificate { rows_scanned: rows, rows_rescored: rows, slack: 0.0, fallback: false };
+        Hits { hits, certificate }
+    }
+
     /// Why these are the best.
     pub fn certificate(&self) -> Certificate {
         self.certificate
@@ -86,9 +93,7 @@ impl Catalogue {
     /// - [`CatalogueError::Zero`], [`CatalogueError::NotFinite`]: the first such query.
     /// - [`CatalogueError::NormTooLarge`]: for inner products, a query whose L2 norm exceeds 2^63.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Hits>, CatalogueError> {
-        if !(1..=MAX_K).contains(&k) {
-            return Err(CatalogueError::K { k });
-        }
+        check_k(k)?;
         if !queries.len().is_multiple_of(self.dim()) {
             return Err(CatalogueError::QueriesLength { values: queries.len(), dim: self.dim() });
         }
@@ -109,25 +114,8 @@ impl Catalogue {
         scores: &mut [f32],
         counts: &mut [usize],
     ) -> Result<(), CatalogueError> {
-        let batch = queries.len() / self.dim();
-        let pairs = batch.saturating_mul(k);
-        for (what, found, needed) in
-            [("ids", ids.len(), pairs), ("scores", scores.len(), pairs), ("counts", counts.len(), batch)]
-        {
-            if found != needed {
-                return Err(CatalogueError::OutputLength { what, found, needed });
-            }
-        }
-        let answers = self.search(queries, k)?;
-        let rows = ids.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(counts);
-        for (hits, ((ids, scores), count)) in answers.iter().zip(rows) {
-            *count = hits.len();
-            ids.fill(-1);
-            scores.fill(f32::NAN);
-            for (hit, (id, score)) in hits.iter().zip(ids.iter_mut().zip(scores)) {
-                (*id, *score) = (hit.id, hit.score);
-            }
-        }
+        let answer = Answer::new(queries.len() / self.dim(), k, ids, scores, counts)?;
+        answer.fill(&self.search(queries, k)?);
         Ok(())
     }
 
@@ -149,12 +137,57 @@ impl Catalogue {
 
     /// Answers prepared queries. The one place that decides how the catalogue is searched.
     fn scan(&self, queries: &[f32], k: usize) -> Vec<Hits> {
-        let rows = self.len();
-        let certificate =
-            Certificate { rows_scanned: rows, rows_rescored: rows, slack: 0.0, fallback: false };
         topk::scan_whole_rows(Isa::best(), self.dim(), queries, self.vectors(), self.ids(), k)
             .into_iter()
-            .map(|hits| Hits { hits, certificate })
+            .map(|hits| Hits::exhaustive(hits, self.len()))
             .collect()
+    }
+}
+
+/// Refuses a number of hits that no search takes.
+pub(crate) fn check_k(k: usize) -> Result<(), CatalogueError> {
+    if (1..=MAX_K).contains(&k) { Ok(()) } else { Err(CatalogueError::K { k }) }
+}
+
+/// A caller's slices for the hits of a batch.
+pub(crate) struct Answer<'a> {
+    k: usize,
+    ids: &'a mut [i64],
+    scores: &'a mut [f32],
+    counts: &'a mut [usize],
+}
+
+impl<'a> Answer<'a> {
+    /// The slices, if they have room for `batch` answers of `k` hits and no more.
+    pub(crate) fn new(
+        batch: usize,
+        k: usize,
+        ids: &'a mut [i64],
+        scores: &'a mut [f32],
+        counts: &'a mut [usize],
+    ) -> Result<Answer<'a>, CatalogueError> {
+        let pairs = batch.saturating_mul(k);
+        for (what, found, needed) in
+            [("ids", ids.len(), pairs), ("scores", scores.len(), pairs), ("counts", counts.len(), batch)]
+        {
+            if found != needed {
+                return Err(CatalogueError::OutputLength { what, found, needed });
+            }
+        }
+        Ok(Answer { k, ids, scores, counts })
+    }
+
+    /// Writes the hits of a search for `k`.
+    pub(crate) fn fill(self, answers: &[Hits]) {
+        let Answer { k, ids, scores, counts } = self;
+        let rows = ids.chunks_exact_mut(k).zip(scores.chunks_exact_mut(k)).zip(counts);
+        for (hits, ((ids, scores), count)) in answers.iter().zip(rows) {
+            *count = hits.len();
+            ids.fill(-1);
+            scores.fill(f32::NAN);
+            for (hit, (id, score)) in hits.iter().zip(ids.iter_mut().zip(scores)) {
+                (*id, *score) = (hit.id, hit.score);
+            }
+        }
     }
 }

@@ -86,6 +86,12 @@ impl ScaleShift {
         Ok(ScaleShift { scale, shift })
     }
 
+    /// Scale and shift, `[channels]` each.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> (&[f32], &[f32]) {
+        (&self.scale, &self.shift)
+    }
+
     /// Applies the op in place to `[pixels, channels]`.
     ///
     /// # Errors

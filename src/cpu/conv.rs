@@ -6,11 +6,10 @@ use std::ops::Range;
 
 use super::activation::Activation;
 use super::depthwise::Depthwise;
-use super::error::{OpError, expect, positive, size};
+use super::error::{OpError, expect, size};
 use super::matmul::{Epilogue, Operand, Packed, Pieces, Rows, multiply};
 use super::simd::Isa;
-pub use crate::model::Pair;
-use crate::model::{Window, WindowError};
+pub use crate::model::{ConvShape, Pair};
 
 /// Input values that a task reads at most where it can choose: a share of a core's second-level cache, beside a panel
 /// of weights.
@@ -19,76 +18,6 @@ const BLOCK: usize = 1 << 16;
 /// The most values of the padded lines under one line of windows, 1 GiB: padding, dilation and stride are numbers in a
 /// file that could ask for any amount of zeros.
 const MAX_WINDOW: usize = 1 << 28;
-
-/// The shape of a convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConvShape {
-    /// Input channels.
-    pub in_channels: usize,
-    /// Output channels.
-    pub out_channels: usize,
-    /// Taps per axis.
-    pub kernel: Pair,
-    /// Step between windows.
-    pub stride: Pair,
-    /// Zeros on each side.
-    pub padding: Pair,
-    /// Distance between taps.
-    pub dilation: Pair,
-    /// Groups of channels that do not see each other.
-    pub groups: usize,
-}
-
-impl ConvShape {
-    /// Height and width of the output for an input of `height * width` pixels.
-    ///
-    /// # Errors
-    /// [`OpError::Zero`], [`OpError::Groups`], [`OpError::Window`] if the kernel is larger than the padded input, or
-    /// [`OpError::Overflow`].
-    pub fn output(&self, height: usize, width: usize) -> Result<Pair, OpError> {
-        self.check()?;
-        let ConvShape { kernel, stride, padding, dilation, .. } = *self;
-        Ok(Window { kernel, stride, padding, dilation }.over(height, width)?)
-    }
-
-    /// Values of the weight tensor `[out_channels, in_channels / groups, kernel height, kernel width]`.
-    ///
-    /// # Errors
-    /// [`OpError::Zero`], [`OpError::Groups`] or [`OpError::Overflow`].
-    pub fn weights(&self) -> Result<usize, OpError> {
-        self.check()?;
-        let inputs = self.in_channels / self.groups;
-        size("convolution weight", &[self.out_channels, inputs, self.kernel.height, self.kernel.width])
-    }
-
-    fn check(&self) -> Result<(), OpError> {
-        positive("in_channels", self.in_channels)?;
-        positive("out_channels", self.out_channels)?;
-        positive("groups", self.groups)?;
-        for (what, pair) in [("kernel", self.kernel), ("stride", self.stride), ("dilation", self.dilation)] {
-            positive(what, pair.height.min(pair.width))?;
-        }
-        let (inputs, outputs, groups) = (self.in_channels, self.out_channels, self.groups);
-        if inputs % groups != 0 || outputs % groups != 0 {
-            return Err(OpError::Groups { groups, inputs, outputs });
-        }
-        Ok(())
-    }
-}
-
-impl From<WindowError> for OpError {
-    fn from(error: WindowError) -> OpError {
-        match error {
-            WindowError::Zero { what } => OpError::Zero { what },
-            WindowError::Padding { axis, padding, window } => OpError::Padding { axis, padding, window },
-            WindowError::Fit { axis, window, size } => OpError::Window { axis, window, size },
-            WindowError::Overflow { what, kernel, padding, dilation } => {
-                let pairs = [kernel, padding, dilation];
-                OpError::Overflow { what, shape: pairs.iter().flat_map(|p| [p.height, p.width]).collect() }
-            }
-        }
-    }
-}
 
 /// A batch of images or feature maps of one size.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +62,7 @@ impl Conv {
     /// [`BatchNorm::fold`](super::batch_norm::BatchNorm::fold) first.
     ///
     /// # Errors
-    /// [`OpError::Zero`], [`OpError::Groups`], [`OpError::Length`] or [`OpError::Overflow`].
+    /// [`OpError::Window`] for a shape that cannot be; [`OpError::Length`] if a slice does not fit it.
     pub fn new(shape: ConvShape, weight: &[f32], bias: Option<&[f32]>) -> Result<Conv, OpError> {
         let expected = shape.weights()?;
         expect("convolution weight", weight.len(), &[expected])?;
@@ -166,7 +95,7 @@ impl Conv {
     /// the residual has the output's shape.
     ///
     /// # Errors
-    /// [`OpError::Window`] if the kernel is larger than the padded input; [`OpError::Length`] or [`OpError::Overflow`]
+    /// [`OpError::Window`] in the words of [`ConvShape::output`]; [`OpError::Length`] or [`OpError::Overflow`]
     /// if a slice does not fit its shape, or if the padded lines under a line of windows take more than 1 GiB.
     pub fn run(
         &self,

@@ -1,6 +1,7 @@
 //! One variant per way the arguments of an op can disagree.
 
 use crate::ErrorKind;
+use crate::model::WindowError;
 
 /// Why an op refuses its arguments. Nothing has been written to the output when it is returned.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -30,36 +31,9 @@ pub enum OpError {
         /// The argument.
         what: &'static str,
     },
-    /// The groups of a convolution do not divide its channels.
-    #[error("{groups} groups do not divide {inputs} input and {outputs} output channels")]
-    Groups {
-        /// Number of groups.
-        groups: usize,
-        /// Input channels.
-        inputs: usize,
-        /// Output channels.
-        outputs: usize,
-    },
-    /// A window is larger than the padded input.
-    #[error("window of {window} along the {axis} of an input of {size} (padding included)")]
-    Window {
-        /// `height` or `width`.
-        axis: &'static str,
-        /// Extent of the dilated kernel.
-        window: usize,
-        /// Extent of the padded input.
-        size: usize,
-    },
-    /// A pooling window could lie in the padding alone.
-    #[error("padding of {padding} along the {axis} is more than half the window of {window}")]
-    Padding {
-        /// `height` or `width`.
-        axis: &'static str,
-        /// Padding on each side.
-        padding: usize,
-        /// Extent of the window.
-        window: usize,
-    },
+    /// A convolution or pool cannot be, or does not fit its input.
+    #[error(transparent)]
+    Window(#[from] WindowError),
     /// An id outside its table.
     #[error("row {row}, position {position}: id {id} in a table of {rows} rows")]
     UnknownId {

@@ -1,12 +1,15 @@
 //! A convolutional network packed for the CPU: runs the steps of a [`Network`] over a batch of images.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::activation::{Activation, add};
 use super::batch_norm::{BatchNorm, ScaleShift};
-use super::conv::{Conv, ConvShape, Images};
+use super::conv::{Conv, Images};
+use super::error::expect;
 use super::pool::{PoolKind, PoolShape, global_average, pool};
 use super::{Isa, OpError};
+use crate::input::PixelScaling;
 use crate::model::{self, MapShape, Network, Op};
 use crate::weights::{Checkpoint, WeightsError};
 
@@ -83,15 +86,43 @@ impl PackedNetwork {
     /// [`OpError::Length`] if a slice does not fit its shape.
     pub fn run(&self, isa: Isa, batch: usize, pixels: &[f32], output: &mut [f32]) -> Result<(), OpError> {
         let (image, width) = (self.network.input.len(), self.network.width());
-        super::error::expect("pixels", pixels.len(), &[batch, image])?;
-        super::error::expect("network output", output.len(), &[batch, width])?;
-        let largest = self.network.steps.iter().map(|step| step.output.len()).fold(image, usize::max);
-        let at_once = (VALUES_AT_ONCE / largest.max(1)).max(1);
-        let parts = pixels.chunks(at_once * image).zip(output.chunks_mut(at_once * width));
-        for (pixels, output) in parts {
+        expect("pixels", pixels.len(), &[batch, image])?;
+        expect("network output", output.len(), &[batch, width])?;
+        let at_once = self.images_at_once();
+        for (pixels, output) in pixels.chunks(at_once * image).zip(output.chunks_mut(at_once * width)) {
             self.run_part(isa, pixels.len() / image, pixels, output)?;
         }
         Ok(())
+    }
+
+    /// [`PackedNetwork::run`] over 8-bit `photos: [batch, height, width, 3]`, scaled to the network's values.
+    ///
+    /// # Errors
+    /// [`OpError::Length`] if a slice does not fit its shape, or if the network does not read three channels.
+    pub fn run_photos(
+        &self,
+        isa: Isa,
+        batch: usize,
+        scaling: &PixelScaling,
+        photos: &[u8],
+        output: &mut [f32],
+    ) -> Result<(), OpError> {
+        let (image, width) = (self.network.input.len(), self.network.width());
+        expect("channels of a photo", 3, &[self.network.input.channels])?;
+        expect("photos", photos.len(), &[batch, image])?;
+        expect("network output", output.len(), &[batch, width])?;
+        let at_once = self.images_at_once();
+        for (photos, output) in photos.chunks(at_once * image).zip(output.chunks_mut(at_once * width)) {
+            self.run_part(isa, photos.len() / image, &scaling.scale(photos), output)?;
+        }
+        Ok(())
+    }
+
+    /// Images whose feature maps are held together.
+    fn images_at_once(&self) -> usize {
+        let Network { input, steps } = &self.network;
+        let largest = steps.iter().map(|step| step.output.len()).fold(input.len(), usize::max);
+        (VALUES_AT_ONCE / largest.max(1)).max(1)
     }
 
     fn run_part(&self, isa: Isa, batch: usize, pixels: &[f32], output: &mut [f32]) -> Result<(), OpError> {
@@ -142,28 +173,29 @@ impl PackedNetwork {
 }
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
-    let shape = ConvShape {
-        in_channels: plan.in_channels,
-        out_channels: plan.out_channels,
-        kernel: plan.kernel,
-        stride: plan.stride,
-        padding: plan.padding,
-        dilation: plan.dilation,
-        groups: plan.groups,
-    };
+    let (weight, bias) = conv_weights(plan, checkpoint)?;
+    Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?)
+}
+
+/// A tensor's values: the checkpoint's own, or changed.
+type Values<'a> = Cow<'a, [f32]>;
+
+/// The weight and the bias of a convolution, its batch norm folded in.
+pub(crate) fn conv_weights<'a>(
+    plan: &model::Conv,
+    checkpoint: &'a Checkpoint,
+) -> Result<(Values<'a>, Option<Values<'a>>), PackError> {
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
         Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),
         None => None,
     };
-    let Some(norm) = &plan.batch_norm else {
-        return Ok(Conv::new(shape, &weight, bias.as_deref())?);
-    };
+    let Some(norm) = &plan.batch_norm else { return Ok((weight, bias)) };
     let (weight, bias) = with_batch_norm(norm, checkpoint, |norm| norm.fold(&weight, bias.as_deref()))?;
-    Ok(Conv::new(shape, &weight, Some(&bias))?)
+    Ok((weight.into(), Some(bias.into())))
 }
 
-fn with_batch_norm<T>(
+pub(crate) fn with_batch_norm<T>(
     plan: &model::BatchNorm,
     checkpoint: &Checkpoint,
     make: impl FnOnce(&BatchNorm<'_>) -> Result<T, OpError>,

@@ -22,7 +22,8 @@ pub enum PoolKind {
 /// Pools `input: [batch, height, width, channels]` into `output: [batch, out height, out width, channels]`.
 ///
 /// # Errors
-/// [`OpError`] in the words of [`PoolShape::output`]; [`OpError::Length`] or [`OpError::Overflow`] if a slice does not fit its shape.
+/// [`OpError::Window`] in the words of [`PoolShape::output`]; [`OpError::Zero`] for no channels; [`OpError::Length`] or
+/// [`OpError::Overflow`] if a slice does not fit its shape.
 pub fn pool(
     isa: Isa,
     kind: PoolKind,
@@ -49,8 +50,7 @@ pub fn pool(
 /// then their sums, so that the error grows with the side of the image and not with its area.
 ///
 /// # Errors
-/// [`OpError::Zero`] for images without pixels or channels; [`OpError::Length`] or [`OpError::Overflow`] if a slice does
-/// not fit its shape.
+/// As [`pool`].
 pub fn global_average(
     isa: Isa,
     channels: usize,

@@ -87,14 +87,14 @@ impl Device {
     /// [`CudaError::Kernel`] if the build has no fitting kernels for the card, [`CudaError::OutOfMemory`],
     /// [`CudaError::Driver`].
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
-        driver::load()?;
-        let info = Device::describe(ordinal)?;
+        let (_, count) = driver::load()?;
+        let info = Device::describe(ordinal, count)?;
         let context =
             CudaContext::new(ordinal).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))?;
         let mut modules: Vec<Module> = Vec::new();
         let mut functions = HashMap::new();
         for &(name, image) in IMAGES {
-            let kernels = || KERNELS.iter().filter(|kernel| kernel.module == name);
+            let kernels = || KERNELS.iter().copied().flatten().filter(|kernel| kernel.module == name);
             let Some(first) = kernels().next() else { continue };
             let module = load_module(&context, &info, first, image)?;
             for kernel in kernels() {
@@ -102,7 +102,9 @@ impl Device {
             }
             modules.push(module);
         }
-        if let Some(kernel) = KERNELS.iter().find(|kernel| !functions.contains_key(kernel.name)) {
+        if let Some(kernel) =
+            KERNELS.iter().copied().flatten().find(|kernel| !functions.contains_key(kernel.name))
+        {
             let reason = format!("the build has no `{}.cu`", kernel.module);
             return Err(CudaError::Kernel { kernel: kernel.name, reason });
         }
@@ -110,9 +112,8 @@ impl Device {
         Ok(Device { inner: Arc::new(inner) })
     }
 
-    /// The properties of card `ordinal`, if it can be used. The driver is loaded.
-    pub(super) fn describe(ordinal: usize) -> Result<DeviceInfo, CudaError> {
-        let count = driver::count()?;
+    /// The properties of card `ordinal` of `count`, if it can be used. The driver is loaded.
+    pub(super) fn describe(ordinal: usize, count: usize) -> Result<DeviceInfo, CudaError> {
         let absent = CudaError::NoDevice { ordinal, count };
         let number = i32::try_from(ordinal).map_err(|_| absent.clone())?;
         if ordinal >= count {

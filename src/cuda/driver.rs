@@ -1,6 +1,9 @@
 //! The driver library: whether it is there, how new it is, what devices it has.
 
-use cudarc::driver::{result, sys};
+use std::collections::BTreeSet;
+
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{DriverError, result};
 
 use super::{CudaError, Device, DeviceInfo};
 
@@ -22,15 +25,20 @@ impl std::fmt::Display for DriverVersion {
 /// The kernels' binaries are made by CUDA 13, which needs a driver of the same major version.
 const OLDEST_DRIVER: DriverVersion = DriverVersion { major: 13, minor: 0 };
 
-/// Loads the driver.
+/// Loads the driver; its version and number of devices.
 ///
 /// # Errors
-/// [`CudaError::NoDriver`], [`CudaError::OldDriver`].
-pub(super) fn load() -> Result<DriverVersion, CudaError> {
+/// [`CudaError::NoDriver`], [`CudaError::OldDriver`], [`CudaError::Driver`].
+pub(super) fn load() -> Result<(DriverVersion, usize), CudaError> {
     // SAFETY: loading the driver runs its initialisers, which is what every user of CUDA does.
     if !unsafe { sys::is_culib_present() } {
-        let tried = ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates);
-        return Err(CudaError::NoDriver { tried: tried.collect::<Vec<_>>().join(", ") });
+        let names: BTreeSet<String> =
+            ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates).collect();
+        let usual =
+            names.iter().filter(|name| ["libcuda.so", "libcuda.so.1", "nvcuda.dll"].contains(&name.as_str()));
+        let usual: Vec<&str> = usual.map(String::as_str).collect();
+        let tried = format!("{} and {} other names", usual.join(", "), names.len() - usual.len());
+        return Err(CudaError::NoDriver { tried });
     }
     let mut version = 0;
     // SAFETY: the pointer is to a live integer.
@@ -41,14 +49,13 @@ pub(super) fn load() -> Result<DriverVersion, CudaError> {
     if found < OLDEST_DRIVER {
         return Err(CudaError::OldDriver { found: found.to_string(), needed: OLDEST_DRIVER.to_string() });
     }
-    result::init().map_err(|error| failure("cuInit", error))?;
-    Ok(found)
-}
-
-/// Number of devices. The driver is loaded.
-pub(super) fn count() -> Result<usize, CudaError> {
+    match result::init() {
+        Ok(()) => {}
+        Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => return Ok((found, 0)),
+        Err(error) => return Err(failure("cuInit", error)),
+    }
     let count = result::device::get_count().map_err(|error| failure("cuDeviceGetCount", error))?;
-    Ok(usize::try_from(count).unwrap_or(0))
+    Ok((found, usize::try_from(count).unwrap_or(0)))
 }
 
 /// The driver's version, and each of its devices or why the device cannot be used.
@@ -56,12 +63,12 @@ pub(super) fn count() -> Result<usize, CudaError> {
 /// # Errors
 /// [`CudaError::NoDriver`], [`CudaError::OldDriver`], [`CudaError::Driver`].
 pub fn devices() -> Result<(DriverVersion, Vec<Result<DeviceInfo, CudaError>>), CudaError> {
-    let version = load()?;
-    Ok((version, (0..count()?).map(Device::describe).collect()))
+    let (version, count) = load()?;
+    Ok((version, (0..count).map(|ordinal| Device::describe(ordinal, count)).collect()))
 }
 
 /// A driver error that says nothing about the device's state.
-pub(super) fn failure(call: &'static str, error: result::DriverError) -> CudaError {
+pub(super) fn failure(call: &'static str, error: DriverError) -> CudaError {
     let text = |text: Result<&std::ffi::CStr, _>| match text {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => "unknown error".into(),

@@ -1,5 +1,6 @@
 //! What can go wrong between the library and a GPU.
 
+use super::Precision;
 use crate::ErrorKind;
 
 /// A failure of the CUDA backend.
@@ -8,8 +9,7 @@ use crate::ErrorKind;
 pub enum CudaError {
     /// No driver library could be loaded.
     #[error(
-        "no CUDA driver: none of {tried} can be loaded; install the NVIDIA driver, add its folder to the library path, \
-         or run on the CPU"
+        "no CUDA driver: found no {tried}; install the NVIDIA driver, add its folder to the library path, or run on the CPU"
     )]
     NoDriver {
         /// The library names that were tried.
@@ -97,6 +97,30 @@ pub enum CudaError {
         /// The most that a kernel takes.
         limit: usize,
     },
+    /// Values are stored in another precision than the op's.
+    #[error("{what} is stored as {found:?}, the op takes {expected:?}")]
+    Precision {
+        /// Which argument.
+        what: &'static str,
+        /// Its precision.
+        found: Precision,
+        /// The op's.
+        expected: Precision,
+    },
+    /// Memory does not start where a kernel reads whole vectors.
+    #[error("{what} does not start at a multiple of {bytes} bytes")]
+    Alignment {
+        /// Which argument.
+        what: &'static str,
+        /// What its address must be a multiple of.
+        bytes: usize,
+    },
+    /// A layer has a shape that is none.
+    #[error("{reason}")]
+    Shape {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Another driver call failed.
     #[error("{call}: {name}, {message}")]
     Driver {
@@ -110,6 +134,11 @@ pub enum CudaError {
 }
 
 impl CudaError {
+    /// The refusal of a layer's shape, in the words of the CPU.
+    pub(crate) fn shape(error: impl std::fmt::Display) -> CudaError {
+        CudaError::Shape { reason: error.to_string() }
+    }
+
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -122,7 +151,11 @@ impl CudaError {
             CudaError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             CudaError::Lost { .. } => ErrorKind::DeviceLost,
             CudaError::Busy { .. } => ErrorKind::Overloaded,
-            CudaError::Length { .. } | CudaError::Limit { .. } => ErrorKind::Caller,
+            CudaError::Length { .. }
+            | CudaError::Limit { .. }
+            | CudaError::Precision { .. }
+            | CudaError::Alignment { .. }
+            | CudaError::Shape { .. } => ErrorKind::Caller,
         }
     }
 }

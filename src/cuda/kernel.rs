@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{normalize, topk};
+use super::{conv, elementwise, embedding, linear, normalize, pixels, pool, topk};
 
 /// What a kernel takes: one struct, by value.
 ///
@@ -42,20 +42,43 @@ impl<A: Arguments> Kernel<A> {
     }
 }
 
-/// Every kernel that the library launches. A device resolves and checks all of them when it opens.
-pub(crate) const KERNELS: &[KernelInfo] = &[
-    normalize::F32.info(),
-    topk::SCAN_F32[0].info(),
-    topk::SCAN_F32[1].info(),
-    topk::SCAN_F32[2].info(),
-    topk::SCAN_F16[0].info(),
-    topk::SCAN_F16[1].info(),
-    topk::SCAN_F16[2].info(),
-    topk::SCAN_BF16[0].info(),
-    topk::SCAN_BF16[1].info(),
-    topk::SCAN_BF16[2].info(),
-    topk::MERGE.info(),
+/// Kernels that take the same arguments, without their type.
+const fn infos<A: Arguments, const N: usize>(kernels: &[Kernel<A>; N]) -> [KernelInfo; N] {
+    let mut infos = [kernels[0].info(); N];
+    let mut at = 1;
+    while at < N {
+        infos[at] = kernels[at].info();
+        at += 1;
+    }
+    infos
+}
+
+/// Every kernel that the library launches, in groups. A device resolves and checks all of them when it opens.
+pub(crate) const KERNELS: &[&[KernelInfo]] = &[
+    &[embedding::LOOKUP.info(), normalize::F32.info()],
+    &[linear::F32.narrow.info(), linear::F32.wide.info(), linear::F32.concatenate.info()],
+    &[linear::F16.narrow.info(), linear::F16.wide.info(), linear::F16.concatenate.info()],
+    &[linear::BF16.narrow.info(), linear::BF16.wide.info(), linear::BF16.concatenate.info()],
+    &infos(&conv::TILE_128X128),
+    &infos(&conv::TILE_128X64),
+    &infos(&conv::TILE_64X64),
+    &infos(&conv::GATHER),
+    &infos(&conv::DIRECT),
+    &infos(&elementwise::KERNELS),
+    &infos(&pixels::CAST),
+    &infos(&pixels::NORMALIZE),
+    &infos(&pool::MAX),
+    &infos(&pool::AVERAGE),
+    &infos(&pool::GLOBAL_AVERAGE),
+    &infos(&topk::SCAN_F32),
+    &infos(&topk::SCAN_F16),
+    &infos(&topk::SCAN_BF16),
+    &[topk::MERGE.info()],
 ];
 
 /// The binaries of the kernel files: file name without ending, image.
 pub(crate) const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// What the kernels were compiled for, as `sm_80 sm_90a compute_80`: machine code for each `sm`, and PTX that a driver
+/// translates for cards after the `compute`. `None` in a build for the stand-in driver.
+pub const TARGETS: Option<&str> = option_env!("MERCER_CUDA_TARGETS");

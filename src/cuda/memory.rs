@@ -41,6 +41,11 @@ pub(crate) struct Pointer(u64);
 impl Pointer {
     /// What stands for an absent tensor.
     pub(crate) const NULL: Pointer = Pointer(0);
+
+    /// Whether the address is a multiple of `bytes`.
+    pub(crate) fn is_aligned(self, bytes: usize) -> bool {
+        self.0.is_multiple_of(bytes as u64)
+    }
 }
 
 impl<T> Clone for Slice<T> {

@@ -9,21 +9,30 @@
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
 mod arena;
+mod checkout;
 mod device;
 mod driver;
 mod error;
 mod kernel;
 mod memory;
-mod pool;
 mod stream;
 mod tensor;
 
+pub mod conv;
+pub mod elementwise;
+pub mod embedding;
+pub mod head;
+pub mod linear;
+pub mod network;
 pub mod normalize;
+pub mod pixels;
+pub mod pool;
 pub mod topk;
 
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
+pub use kernel::TARGETS;
 pub use memory::{Pinned, Slice};
 pub use stream::{Graph, Stream};
 pub use tensor::{Rows, Tensor};
@@ -31,6 +40,6 @@ pub use tensor::{Rows, Tensor};
 pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
+pub(crate) use checkout::Pool;
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};
-pub(crate) use pool::{CheckedOut, Pool};

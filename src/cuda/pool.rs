@@ -1,129 +1,193 @@
-//! Things that calls check out, one each, and give back.
+//! Pooling: maximum and mean per window, mean over the map; `kernels/pool.cu`.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use super::memory::Pointer;
+use super::{Arguments, CudaError, Kernel, Rows, Stream, Tensor, to_u32};
+use crate::cpu::pool::{PoolKind, PoolShape};
+use crate::model::MapShape;
 
-use super::CudaError;
-use crate::engine::WhenBusy;
+/// The struct of the kernels with windows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PoolArgs {
+    input: Pointer,
+    output: Pointer,
+    images: Pointer,
+    height: u32,
+    width: u32,
+    channels: u32,
+    out_height: u32,
+    out_width: u32,
+    kernel_height: u32,
+    kernel_width: u32,
+    stride_height: u32,
+    stride_width: u32,
+    padding_height: u32,
+    padding_width: u32,
+    count_include_pad: u32,
+    vector: u32,
+}
+const _: () = assert!(size_of::<PoolArgs>() == 80);
 
-/// A fixed number of things, each used by one call at a time.
-pub(crate) struct Pool<T> {
-    free: Mutex<Vec<T>>,
-    returned: Condvar,
-    size: usize,
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/pool.cu`.
+unsafe impl Arguments for PoolArgs {}
+
+/// The struct of `pool_global_average_*`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct GlobalPoolArgs {
+    input: Pointer,
+    output: Pointer,
+    images: Pointer,
+    height: u32,
+    width: u32,
+    channels: u32,
+}
+const _: () = assert!(size_of::<GlobalPoolArgs>() == 40);
+
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/pool.cu`.
+unsafe impl Arguments for GlobalPoolArgs {}
+
+/// By precision: f32, f16, bf16.
+pub(crate) const MAX: [Kernel<PoolArgs>; 3] = [
+    Kernel::new("pool", "pool_max_f32", 256),
+    Kernel::new("pool", "pool_max_f16", 256),
+    Kernel::new("pool", "pool_max_bf16", 256),
+];
+/// As [`MAX`].
+pub(crate) const AVERAGE: [Kernel<PoolArgs>; 3] = [
+    Kernel::new("pool", "pool_average_f32", 256),
+    Kernel::new("pool", "pool_average_f16", 256),
+    Kernel::new("pool", "pool_average_bf16", 256),
+];
+/// As [`MAX`].
+pub(crate) const GLOBAL_AVERAGE: [Kernel<GlobalPoolArgs>; 3] = [
+    Kernel::new("pool", "pool_global_average_f32", 256),
+    Kernel::new("pool", "pool_global_average_f16", 256),
+    Kernel::new("pool", "pool_global_average_bf16", 256),
+];
+
+/// Channels of a block of the global mean.
+const GLOBAL_CHANNELS: usize = 32;
+/// Values of a padded map at most, so that places in it fit the kernels' 32 bits.
+const MOST_PADDED: usize = 1 << 28;
+/// Blocks in the x axis at most.
+const MOST_GRID: usize = (1 << 31) - 1;
+
+/// Pools `input: [images.most(), height, width, channels]` into
+/// `output: [images.most(), out height, out width, channels]`, both of one precision at multiples of 16 bytes.
+///
+/// # Errors
+/// [`CudaError::Shape`] in the words of [`PoolShape::output`]; [`CudaError::Length`], [`CudaError::Precision`],
+/// [`CudaError::Alignment`]; [`CudaError::Limit`] for a padded map of more than 2^28 values; what the launch fails with.
+pub fn enqueue(
+    stream: &Stream,
+    images: &Rows,
+    kind: PoolKind,
+    shape: &PoolShape,
+    map: MapShape,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<(), CudaError> {
+    let MapShape { height, width, channels } = map;
+    let out = shape.output(height, width).map_err(CudaError::shape)?;
+    let precision = input.precision();
+    let outputs = [images.most(), out.height, out.width, channels];
+    input.expect("pool input", precision, &[images.most(), height, width, channels])?;
+    output.expect("pool output", precision, &outputs)?;
+    let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
+    let lines = padded(height, shape.padding.height);
+    let values = lines.saturating_mul(padded(width, shape.padding.width)).saturating_mul(channels);
+    if values > MOST_PADDED {
+        return Err(CudaError::Limit { what: "values of a padded map", value: values, limit: MOST_PADDED });
+    }
+    let number = |value| to_u32("side of a pool", value);
+    let (kernels, count_include_pad) = match kind {
+        PoolKind::Max => (&MAX, false),
+        PoolKind::Average { count_include_pad } => (&AVERAGE, count_include_pad),
+    };
+    let arguments = PoolArgs {
+        input: input.pointer(),
+        output: output.pointer(),
+        images: images.pointer(),
+        height: number(height)?,
+        width: number(width)?,
+        channels: number(channels)?,
+        out_height: number(out.height)?,
+        out_width: number(out.width)?,
+        kernel_height: number(shape.kernel.height)?,
+        kernel_width: number(shape.kernel.width)?,
+        // A step beyond the padded map is never taken.
+        stride_height: number(shape.stride.height.min(MOST_PADDED))?,
+        stride_width: number(shape.stride.width.min(MOST_PADDED))?,
+        padding_height: number(shape.padding.height)?,
+        padding_width: number(shape.padding.width)?,
+        count_include_pad: count_include_pad.into(),
+        vector: channels.is_multiple_of(8).into(),
+    };
+    let threads = output.len() / if arguments.vector == 1 { 8 } else { 1 };
+    let blocks = to_u32("blocks", super::elementwise::blocks(threads))?;
+    stream.launch(&kernels[precision.index()], [blocks, 1, 1], 0, &arguments)
 }
 
-/// A thing that is checked out; given back when it goes.
-pub(crate) struct CheckedOut<'a, T> {
-    pool: &'a Pool<T>,
-    /// `None` only while it is given back.
-    thing: Option<T>,
+/// The mean over all pixels: `input: [images.most(), height, width, channels]` to `output: [images.most(), channels]`, both of
+/// one precision at multiples of 16 bytes. The order of the sum is a function of the map's height alone.
+///
+/// # Errors
+/// [`CudaError::Shape`] for a map without values; [`CudaError::Length`], [`CudaError::Precision`],
+/// [`CudaError::Alignment`]; [`CudaError::Limit`] for more blocks than a grid has; what the launch fails with.
+pub fn enqueue_global_average(
+    stream: &Stream,
+    images: &Rows,
+    map: MapShape,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<(), CudaError> {
+    let MapShape { height, width, channels } = map;
+    let precision = input.precision();
+    input.expect("pool input", precision, &[images.most(), height, width, channels])?;
+    output.expect("pool output", precision, &[images.most(), channels])?;
+    if [height, width, channels].contains(&0) {
+        return Err(CudaError::shape(format_args!("a map of {height}x{width}x{channels} has no values")));
+    }
+    to_u32("pixels of a map", height.saturating_mul(width))?;
+    let number = |value| to_u32("side of a pool", value);
+    let arguments = GlobalPoolArgs {
+        input: input.pointer(),
+        output: output.pointer(),
+        images: images.pointer(),
+        height: number(height)?,
+        width: number(width)?,
+        channels: number(channels)?,
+    };
+    let blocks = global_blocks(images.most(), channels)?;
+    stream.launch(&GLOBAL_AVERAGE[precision.index()], [blocks, 1, 1], 0, &arguments)
 }
 
-impl<T> Pool<T> {
-    pub(crate) fn new(things: Vec<T>) -> Pool<T> {
-        let size = things.len();
-        Pool { free: Mutex::new(things), returned: Condvar::new(), size }
+/// Blocks of the global mean.
+fn global_blocks(images: usize, channels: usize) -> Result<u32, CudaError> {
+    let blocks = images.saturating_mul(channels.div_ceil(GLOBAL_CHANNELS));
+    if blocks > MOST_GRID {
+        return Err(CudaError::Limit { what: "blocks of a global mean", value: blocks, limit: MOST_GRID });
     }
-
-    /// The next free thing.
-    ///
-    /// # Errors
-    /// [`CudaError::Busy`] if there is none and the caller does not wait.
-    pub(crate) fn check_out(&self, when_busy: WhenBusy) -> Result<CheckedOut<'_, T>, CudaError> {
-        let mut free = self.lock();
-        loop {
-            if let Some(thing) = free.pop() {
-                return Ok(CheckedOut { pool: self, thing: Some(thing) });
-            }
-            if when_busy == WhenBusy::Refuse || self.size == 0 {
-                return Err(CudaError::Busy { contexts: self.size });
-            }
-            free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// The things stay usable when a thread that held the lock panicked: it holds it only to push or pop.
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T> Deref for CheckedOut<'_, T> {
-    type Target = T;
-
-    #[allow(clippy::unreachable)] // `thing` is taken in `drop` alone
-    fn deref(&self) -> &T {
-        self.thing.as_ref().unwrap_or_else(|| unreachable!("given back"))
-    }
-}
-
-impl<T> DerefMut for CheckedOut<'_, T> {
-    #[allow(clippy::unreachable)] // as in `deref`
-    fn deref_mut(&mut self) -> &mut T {
-        self.thing.as_mut().unwrap_or_else(|| unreachable!("given back"))
-    }
-}
-
-impl<T> Drop for CheckedOut<'_, T> {
-    fn drop(&mut self) {
-        if let Some(thing) = self.thing.take() {
-            self.pool.lock().push(thing);
-            self.pool.returned.notify_one();
-        }
-    }
+    to_u32("blocks of a global mean", blocks)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a failed check ends the test
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     #[test]
-    fn an_exhausted_pool_refuses_and_recovers() {
-        let pool = Pool::new(vec![1, 2]);
-        let (a, b) = (pool.check_out(WhenBusy::Refuse).unwrap(), pool.check_out(WhenBusy::Refuse).unwrap());
-        assert_ne!(*a, *b);
-        assert_eq!(pool.check_out(WhenBusy::Refuse).err(), Some(CudaError::Busy { contexts: 2 }));
-        drop(a);
-        assert!(pool.check_out(WhenBusy::Refuse).is_ok());
-        assert_eq!(
-            Pool::<u8>::new(Vec::new()).check_out(WhenBusy::Wait).err(),
-            Some(CudaError::Busy { contexts: 0 })
-        );
-    }
-
-    /// More threads than things: every call gets its turn, and never two share a thing.
-    #[test]
-    fn waiting_calls_take_turns() {
-        let pool = Pool::new(vec![AtomicUsize::new(0), AtomicUsize::new(0)]);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..200 {
-                        let thing = pool.check_out(WhenBusy::Wait).unwrap();
-                        assert_eq!(thing.fetch_add(1, Ordering::Relaxed) % 2, 0);
-                        std::thread::yield_now();
-                        assert_eq!(thing.fetch_add(1, Ordering::Relaxed) % 2, 1);
-                    }
-                });
-            }
-        });
-        let total = pool.lock().iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
-        assert_eq!(total, 8 * 200 * 2);
-    }
-
-    /// A call that panics gives back what it held.
-    #[test]
-    fn a_panic_gives_back() {
-        let pool = Pool::new(vec![()]);
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _held = pool.check_out(WhenBusy::Wait).unwrap();
-            std::panic::resume_unwind(Box::new(()));
-        }));
-        assert!(caught.is_err());
-        assert!(pool.check_out(WhenBusy::Refuse).is_ok());
+    fn global_blocks_cover_images_and_channels() {
+        for (images, channels, expected) in
+            [(0, 5, 0), (1, 1, 1), (1, 32, 1), (3, 33, 6), (65_536, 2048, 1 << 22)]
+        {
+            assert_eq!(
+                global_blocks(images, channels),
+                Ok(expected),
+                "{images} images of {channels} channels"
+            );
+        }
+        assert!(matches!(global_blocks(1 << 31, 1), Err(CudaError::Limit { .. })));
+        assert!(matches!(global_blocks(usize::MAX, 64), Err(CudaError::Limit { .. })));
     }
 }

@@ -21,6 +21,9 @@ pub struct Graph {
     device: Device,
 }
 
+// SAFETY: the driver's graph objects may be used from any thread, by one at a time: a `Graph` is not `Sync`.
+unsafe impl Send for Graph {}
+
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stream").field("device", &self.device).finish_non_exhaustive()

@@ -122,6 +122,23 @@ impl Tensor {
         Ok(Tensor { bytes, precision: self.precision, len: range.end - range.start })
     }
 
+    /// Checks that the tensor is what an op takes as `what`, at an address that vectors of 16 bytes may have.
+    pub(crate) fn expect(
+        &self,
+        what: &'static str,
+        precision: Precision,
+        shape: &[usize],
+    ) -> Result<(), CudaError> {
+        super::expect(what, self.len, shape)?;
+        if self.precision != precision {
+            return Err(CudaError::Precision { what, found: self.precision, expected: precision });
+        }
+        if !self.pointer().is_aligned(16) {
+            return Err(CudaError::Alignment { what, bytes: 16 });
+        }
+        Ok(())
+    }
+
     /// The address, for a kernel's arguments.
     pub(crate) fn pointer(&self) -> Pointer {
         self.bytes.pointer()

@@ -5,26 +5,34 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use super::backend::{Backend, Form, Output};
 use super::options::UnknownIds;
 use super::{EngineError, RowError, Side};
+use crate::catalogue::{Catalogue, Hits};
 use crate::cpu::embedding::{self, Values as TableValues};
 use crate::cpu::head::{Head, Segment};
 use crate::cpu::linear::Linear;
 use crate::cpu::network::{PackError, PackedNetwork};
 use crate::cpu::normalize::{NormalizeError, normalize_rows};
 use crate::cpu::{Isa, OpError};
-use crate::input::{Column, Features, Modality, Values};
+use crate::input::{Column, Features, Modality, PixelScaling, Values};
 use crate::model::{
     EncoderPlan, LinearPlan, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
 };
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
 
+/// Rows that are encoded together, at most: bounds the memory of a long list of requests. The result of a row does not
+/// depend on it.
+const ROWS_AT_ONCE: usize = 256;
+
 /// A model ready to run on the CPU.
 pub(crate) struct Model {
     checkpoint: Arc<Checkpoint>,
     unknown_ids: UnknownIds,
     isa: Isa,
+    /// What networks read of a photo; a model with networks has it.
+    scaling: Option<PixelScaling>,
     query: Encoder,
     item: Encoder,
     ranker: Option<Ranker>,
@@ -46,6 +54,8 @@ struct Ranker {
 struct Tower {
     name: String,
     input: Modality,
+    /// What it reads of its column; nothing if it reads another tower's output.
+    form: Option<Form>,
     width: usize,
     op: Op,
 }
@@ -73,32 +83,12 @@ struct Rows {
     copied: Option<Vec<f32>>,
 }
 
-/// What a tower gives for the batch rows that have its modality.
-pub(crate) struct Output {
-    pub(crate) modality: Modality,
-    pub(crate) width: usize,
-    pub(crate) rows: Vec<usize>,
-    /// `[rows.len(), width]`
-    pub(crate) data: Vec<f32>,
-}
-
-impl Output {
-    fn segment(&self) -> Segment<'_> {
-        Segment { rows: &self.rows, data: &self.data }
-    }
-
-    /// The values of batch row `row`, if it has the modality.
-    pub(crate) fn of_row(&self, row: usize) -> Option<&[f32]> {
-        let at = self.rows.binary_search(&row).ok()?;
-        Some(&self.data[at * self.width..(at + 1) * self.width])
-    }
-}
-
 impl Model {
     /// Packs the weights of `plan`, whose tensors the checkpoint is known to have.
     pub(crate) fn new(
         plan: &Plan,
         checkpoint: &Arc<Checkpoint>,
+        scaling: Option<&PixelScaling>,
         unknown_ids: UnknownIds,
         isa: Isa,
     ) -> Result<Model> {
@@ -106,42 +96,18 @@ impl Model {
         let query = packer.encoder(&plan.query)?;
         let item = packer.encoder(&plan.item)?;
         let ranker = plan.ranker.as_ref().map(|ranker| packer.ranker(ranker)).transpose()?;
-        Ok(Model { checkpoint: checkpoint.clone(), unknown_ids, isa, query, item, ranker })
-    }
-
-    /// The instruction set that the kernels run on.
-    pub(crate) fn isa(&self) -> Isa {
-        self.isa
+        let (checkpoint, scaling) = (checkpoint.clone(), scaling.cloned());
+        Ok(Model { checkpoint, unknown_ids, isa, scaling, query, item, ranker })
     }
 
     /// The towers of one encoder.
-    pub(crate) fn towers(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
+    fn towers(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
         self.run_towers(side, self.encoder(side).towers.iter(), features, &[])
     }
 
     /// The towers of one side of the ranker; `encoder` holds the outputs of the same side's encoder towers.
-    pub(crate) fn ranker_towers(
-        &self,
-        side: Side,
-        features: &Features,
-        encoder: &[Output],
-    ) -> Result<Vec<Output>> {
+    fn ranker_towers(&self, side: Side, features: &Features, encoder: &[Output]) -> Result<Vec<Output>> {
         self.run_towers(side, self.ranker_side(side)?.iter(), features, encoder)
-    }
-
-    /// [`Model::ranker_towers`] that runs those encoder towers first that the ranker reads, and no other.
-    pub(crate) fn ranker_towers_alone(&self, side: Side, features: &Features) -> Result<Vec<Output>> {
-        let towers = self.ranker_side(side)?;
-        let reads =
-            |at: usize| towers.iter().any(|t| matches!(t.op, Op::LinearOver { tower, .. } if tower == at));
-        let encoder = self.encoder(side).towers.iter().enumerate().map(|(at, tower)| match reads(at) {
-            true => Ok(self.run_towers(side, std::iter::once(tower), features, &[])?.remove(0)),
-            false => {
-                Ok(Output { modality: tower.input, width: tower.width, rows: Vec::new(), data: Vec::new() })
-            }
-        });
-        let encoder = encoder.collect::<Result<Vec<Output>>>()?;
-        self.ranker_towers(side, features, &encoder)
     }
 
     fn ranker_side(&self, side: Side) -> Result<&[Tower], EngineError> {
@@ -153,44 +119,13 @@ impl Model {
     }
 
     /// The head over the towers' outputs, normalised, into `vectors`: `[batch, width]`.
-    pub(crate) fn finish(
-        &self,
-        side: Side,
-        batch: usize,
-        towers: &[Output],
-        vectors: &mut [f32],
-    ) -> Result<()> {
+    fn finish(&self, side: Side, batch: usize, towers: &[Output], vectors: &mut [f32]) -> Result<()> {
         let encoder = self.encoder(side);
         let segments: Vec<Segment<'_>> = towers.iter().map(Output::segment).collect();
         encoder.head.run(self.isa, batch, &segments, vectors).map_err(EngineError::op("head"))?;
         if encoder.normalize == Normalize::L2 {
             normalize_rows(encoder.width, vectors).map_err(|error| no_direction(side, error))?;
         }
-        Ok(())
-    }
-
-    /// What each tower alone brings to the query encoder's vector before normalisation. The head must be linear.
-    pub(crate) fn query_terms(&self, towers: &[Output]) -> Result<Vec<Output>> {
-        let head = &self.query.head;
-        let terms = towers.iter().enumerate().map(|(index, tower)| {
-            let width = head.part_outputs();
-            let mut data = vec![0.0; tower.rows.len() * width]; // [rows, width]
-            let parts = head.parts(self.isa, index, tower.segment(), &mut data);
-            parts.map_err(EngineError::op("head"))?;
-            Ok(Output { modality: tower.modality, width, rows: tower.rows.clone(), data })
-        });
-        terms.collect()
-    }
-
-    /// The query head's bias, if it has one.
-    pub(crate) fn query_bias(&self) -> Option<&[f32]> {
-        self.query.head.bias()
-    }
-
-    /// The ranker's head over both sides' tower outputs for `batch` pairs: one score per pair.
-    pub(crate) fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
-        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
-        ranker.head.run(self.isa, batch, segments, scores).map_err(EngineError::op("ranker head"))?;
         Ok(())
     }
 
@@ -233,12 +168,9 @@ impl Model {
         output: &mut [f32],
     ) -> Result<(), EngineError> {
         let rows = column.rows();
-        let form = |expected: String| EngineError::Form {
-            modality: tower.input,
-            tower: tower.name.clone(),
-            expected,
-            found: column.values().describe(),
-        };
+        if let Some(form) = tower.form {
+            form.check(tower.input, &tower.name, column.values())?;
+        }
         let result = match (&tower.op, column.values()) {
             (Op::LinearOver { tower: over, linear }, _) => {
                 linear.run(self.isa, rows.len(), &encoder[*over].data, output)
@@ -257,23 +189,17 @@ impl Model {
                     embedding::bags(self.isa, &table, bags, *pooling, *padding_id, unknown, output)
                 })
             }
-            (Op::Network(network), Values::Pixels { height, width, data }) => {
-                let input = network.input();
-                if (*height, *width) != (input.height, input.width) {
-                    return Err(form(format!("images of {} x {} pixels", input.height, input.width)));
-                }
+            (Op::Network(network), Values::Photos { data, .. }) => match &self.scaling {
+                Some(scaling) => network.run_photos(self.isa, rows.len(), scaling, data, output),
+                None => Ok(()), // a model with a network has image inputs, and those have a scaling
+            },
+            (Op::Network(network), Values::Pixels { data, .. }) => {
                 network.run(self.isa, rows.len(), data, output)
             }
-            (Op::Linear(linear), Values::Dense { width, data }) => {
-                if *width != linear.inputs() {
-                    return Err(form(format!("vectors of {}", linear.inputs())));
-                }
+            (Op::Linear(linear), Values::Dense { data, .. }) => {
                 linear.run(self.isa, rows.len(), data, output)
             }
-            (Op::Embedding(_), _) => return Err(form("ids".into())),
-            (Op::Bag { .. }, _) => return Err(form("bags of ids".into())),
-            (Op::Network(_), _) => return Err(form("images".into())),
-            (Op::Linear(_), _) => return Err(form("vectors".into())),
+            (Op::Embedding(_) | Op::Bag { .. } | Op::Network(_) | Op::Linear(_), _) => Ok(()), // checked above
         };
         result.map_err(|error| match error {
             OpError::UnknownId { row, id, rows: table, .. } => {
@@ -294,6 +220,77 @@ impl Model {
     }
 }
 
+impl Backend for Model {
+    fn describe(&self) -> String {
+        format!("cpu, {}", self.isa)
+    }
+
+    fn rows_at_once(&self) -> usize {
+        ROWS_AT_ONCE
+    }
+
+    fn encode(
+        &self,
+        side: Side,
+        features: &Features,
+        vectors: &mut [f32],
+        ranker: bool,
+    ) -> Result<Vec<Output>> {
+        let towers = self.towers(side, features)?;
+        self.finish(side, features.batch(), &towers, vectors)?;
+        if ranker { self.ranker_towers(side, features, &towers) } else { Ok(Vec::new()) }
+    }
+
+    fn prepare(&self, _catalogue: &Catalogue) -> Result<()> {
+        Ok(()) // searched where it is
+    }
+
+    fn search(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        let mut vectors = vec![0.0; features.batch() * self.query.width]; // [rows, width]
+        self.encode(Side::Query, features, &mut vectors, false)?;
+        Ok(catalogue.search(&vectors, k)?)
+    }
+
+    fn query_terms(&self, features: &Features) -> Result<Vec<Output>> {
+        let towers = self.towers(Side::Query, features)?;
+        let head = &self.query.head;
+        let terms = towers.iter().enumerate().map(|(index, tower)| {
+            let width = head.part_outputs();
+            let mut data = vec![0.0; tower.rows.len() * width]; // [rows, width]
+            let parts = head.parts(self.isa, index, tower.segment(), &mut data);
+            parts.map_err(EngineError::op("head"))?;
+            Ok(Output { modality: tower.modality, width, rows: tower.rows.clone(), data })
+        });
+        terms.collect()
+    }
+
+    fn query_bias(&self) -> Option<&[f32]> {
+        self.query.head.bias()
+    }
+
+    /// Runs those encoder towers first that the ranker reads, and no other.
+    fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>> {
+        let side = Side::Query;
+        let towers = self.ranker_side(side)?;
+        let reads =
+            |at: usize| towers.iter().any(|t| matches!(t.op, Op::LinearOver { tower, .. } if tower == at));
+        let encoder = self.encoder(side).towers.iter().enumerate().map(|(at, tower)| match reads(at) {
+            true => Ok(self.run_towers(side, std::iter::once(tower), features, &[])?.remove(0)),
+            false => {
+                Ok(Output { modality: tower.input, width: tower.width, rows: Vec::new(), data: Vec::new() })
+            }
+        });
+        let encoder = encoder.collect::<Result<Vec<Output>>>()?;
+        self.ranker_towers(side, features, &encoder)
+    }
+
+    fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
+        ranker.head.run(self.isa, batch, segments, scores).map_err(EngineError::op("ranker head"))?;
+        Ok(())
+    }
+}
+
 /// The tensor's values where the checkpoint has them, if they can be read there.
 fn in_place<'a>(view: &crate::weights::TensorView<'a>) -> Option<TableValues<'a>> {
     let f32s = view.as_slice::<f32>().map(TableValues::F32);
@@ -303,10 +300,7 @@ fn in_place<'a>(view: &crate::weights::TensorView<'a>) -> Option<TableValues<'a>
 }
 
 fn no_direction(side: Side, error: NormalizeError) -> EngineError {
-    let (row, source) = match error {
-        NormalizeError::Zero { row } => (row, RowError::Zero),
-        NormalizeError::NotFinite { row, position, value } => (row, RowError::NotFinite { position, value }),
-    };
+    let (row, source) = RowError::without_direction(error);
     EngineError::Row { side, row, source }
 }
 
@@ -359,7 +353,8 @@ impl Packer<'_> {
                 Op::LinearOver { tower: *tower, linear: self.linear(linear)? }
             }
         };
-        Ok(Tower { name: plan.name.clone(), input: plan.input, width: plan.width, op })
+        let (name, form) = (plan.name.clone(), Form::of(&plan.op));
+        Ok(Tower { name, input: plan.input, form, width: plan.width, op })
     }
 
     fn rows(&self, table: &Table) -> Result<Rows> {

@@ -4,16 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::{Engine, EngineError, RowError, Side};
-use crate::input::{Behaviour, Features, InputError, Modality, Request};
+use crate::input::{Behaviour, Features, ImagePreprocessor, InputError, Modality, Request};
 use crate::model::{Pooling, TowerOp, TowerPlan};
 use crate::{Error, Result};
 
-/// Rows that are decoded and encoded together, at most: bounds the memory of a long list of requests. The result of a
-/// row does not depend on it.
-const ROWS_AT_ONCE: usize = 256;
-
-/// Pixel values that are decoded together, unless one image alone has more.
-const PIXELS_AT_ONCE: usize = 1 << 24;
+/// Bytes of photos that are held together, unless one alone has more.
+const PHOTO_BYTES_AT_ONCE: usize = 1 << 26;
 
 impl Engine {
     /// Encodes requests into vectors `[requests.len(), dim]`.
@@ -49,21 +45,29 @@ impl Engine {
         self.encode_requests(Side::Item, items, vectors, None)
     }
 
-    /// Turns requests into the tensors that [`Engine::encode_features`] reads, all at once.
+    /// Turns requests for one encoder into tensors, all at once. A request that is needed more than once, to search, to
+    /// explain and to rank, is read and decoded once this way: see [`Engine::encode_features`],
+    /// [`Engine::search_features`], [`Engine::explain_features`] and [`Engine::rank_features`].
     ///
     /// # Errors
-    /// [`Error::Input`] for a request that cannot be read, with its row.
-    pub fn preprocess(&self, requests: &[Request]) -> Result<Features> {
-        Ok(self.install(|| self.inner.preprocessor.features(requests))?)
+    /// [`EngineError::Row`] for a request that cannot be read or whose items have weights that a tower does not take;
+    /// [`Error::Input`] if the photos do not fit in memory together.
+    pub fn preprocess(&self, side: Side, requests: &[Request]) -> Result<Features> {
+        self.check_weights(side, requests)?;
+        self.install(|| self.inner.preprocessor.features(requests)).map_err(|error| match error {
+            InputError::Row { row, source } => {
+                EngineError::Row { side, row, source: RowError::Input(*source) }.into()
+            }
+            other => other.into(),
+        })
     }
 
-    /// Encodes ready-made tensors into the caller's `[features.batch(), dim]`.
+    /// Encodes tensors, ready-made or of [`Engine::preprocess`], into the caller's `[features.batch(), dim]`.
     ///
     /// # Errors
     /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read.
     pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
         check_output(features.batch(), self.encoder(side).width, vectors)?;
-        self.check_modalities(side, features)?;
         self.install(|| self.run(side, features, vectors, None))
     }
 
@@ -99,21 +103,12 @@ impl Engine {
         requests: &[Request],
         mut work: impl FnMut(Range<usize>, &Features) -> Result<()> + Send,
     ) -> Result<()> {
-        let pixels = self.config().inputs.image.as_ref().map_or(1, |image| image.height * image.width * 3);
-        let at_once = (PIXELS_AT_ONCE / pixels.max(1)).clamp(1, ROWS_AT_ONCE);
+        let photo = self.inner.preprocessor.image().map_or(1, ImagePreprocessor::bytes);
+        let at_once = (PHOTO_BYTES_AT_ONCE / photo.max(1)).clamp(1, self.inner.backend.rows_at_once());
         for first in (0..requests.len()).step_by(at_once) {
             let rows = first..requests.len().min(first + at_once);
             let part = &requests[rows.clone()];
-            self.install(|| {
-                self.check_weights(side, part)?;
-                let features = self.inner.preprocessor.features(part)?;
-                self.check_modalities(side, &features)?;
-                work(rows, &features)
-            })
-            .map_err(|error| match error {
-                Error::Input(InputError::Row { row, source }) => {
-                    EngineError::Row { side, row: first + row, source: RowError::Input(*source) }.into()
-                }
+            self.install(|| work(rows, &self.preprocess(side, part)?)).map_err(|error| match error {
                 Error::Engine(error) => error.in_batch(first).into(),
                 other => other,
             })?;
@@ -128,14 +123,13 @@ impl Engine {
         vectors: &mut [f32],
         ranker_rows: Option<&mut [f32]>,
     ) -> Result<()> {
-        let model = &self.inner.model;
-        let towers = model.towers(side, features)?;
-        model.finish(side, features.batch(), &towers, vectors)?;
+        self.check_modalities(side, features)?;
+        let towers = self.inner.backend.encode(side, features, vectors, ranker_rows.is_some())?;
         let Some(ranker_rows) = ranker_rows else { return Ok(()) };
         let width = self.ranker_width().unwrap_or(0);
         let mut first = 0;
         ranker_rows.fill(0.0);
-        for tower in model.ranker_towers(side, features, &towers)? {
+        for tower in towers {
             for (&row, values) in tower.rows.iter().zip(tower.data.chunks_exact(tower.width)) {
                 ranker_rows[row * width + first..][..tower.width].copy_from_slice(values);
             }
@@ -145,11 +139,14 @@ impl Engine {
     }
 
     /// Every row has a modality that the encoder reads, and each that it has is read by the encoder or the ranker.
-    fn check_modalities(&self, side: Side, features: &Features) -> Result<(), EngineError> {
+    pub(super) fn check_modalities(&self, side: Side, features: &Features) -> Result<(), EngineError> {
         let encoder = modalities(&self.encoder(side).towers);
         let read: BTreeSet<Modality> =
             encoder.union(&modalities(self.ranker_towers(side))).copied().collect();
-        let mut seen = vec![false; features.batch()];
+        // A row beyond as many as there are values matters only if an earlier one has none: memory goes by the values.
+        let columns = encoder.iter().filter_map(|&modality| features.column(modality));
+        let values: usize = columns.map(|column| column.rows().len()).sum();
+        let mut seen = vec![false; features.batch().min(values + 1)];
         for modality in Modality::ALL {
             let Some(column) = features.column(modality) else { continue };
             if !read.contains(&modality) {
@@ -157,7 +154,11 @@ impl Engine {
                 return Err(EngineError::Row { side, row, source: RowError::Unread { modality, reads } });
             }
             if encoder.contains(&modality) {
-                column.rows().iter().for_each(|&row| seen[row] = true);
+                for &row in column.rows() {
+                    if let Some(seen) = seen.get_mut(row) {
+                        *seen = true;
+                    }
+                }
             }
         }
         match seen.iter().position(|&seen| !seen) {

@@ -3,6 +3,7 @@
 use super::Side;
 use crate::ErrorKind;
 use crate::cpu::OpError;
+use crate::cpu::normalize::NormalizeError;
 use crate::input::{InputError, Modality};
 
 /// Why a call of the engine fails.
@@ -235,6 +236,18 @@ impl EngineError {
             EngineError::RankNotFinite { .. } | EngineError::Vocabulary { .. } => ErrorKind::CorruptData,
             EngineError::NotLinear | EngineError::NoRanker | EngineError::NoCuda => ErrorKind::Unsupported,
             EngineError::Threads { .. } => ErrorKind::Overloaded,
+        }
+    }
+}
+
+impl RowError {
+    /// Of a vector that cannot be normalised, with its row.
+    pub(super) fn without_direction(error: NormalizeError) -> (usize, RowError) {
+        match error {
+            NormalizeError::Zero { row } => (row, RowError::Zero),
+            NormalizeError::NotFinite { row, position, value } => {
+                (row, RowError::NotFinite { position, value })
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::{Engine, EngineError, Side};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hit, Metric};
-use crate::input::{Modality, Request};
+use crate::input::{Features, Modality, Request};
 use crate::model::Normalize;
 
 /// The parts of one score. They sum to it, up to the rounding of the score itself.
@@ -46,35 +46,71 @@ impl Engine {
         requests: &[Request],
         hits: &[H],
     ) -> Result<Vec<Vec<Parts>>> {
-        self.check_catalogue(catalogue)?;
-        let plan = &self.inner.plan.query;
-        if !plan.is_linear() {
-            return Err(EngineError::NotLinear.into());
-        }
-        if hits.len() != requests.len() {
-            return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
-        }
-        let foreign = |hit: &&Hit| catalogue.ids().get(hit.row) != Some(&hit.id);
-        if let Some(hit) = hits.iter().flat_map(|hits| hits.as_ref()).find(foreign) {
-            return Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }.into());
-        }
-        let model = &self.inner.model;
-        let zeros = vec![0.0; plan.width];
-        let bias = model.query_bias().unwrap_or(&zeros);
-        let scaled = plan.normalize == Normalize::L2 || catalogue.metric() == Metric::Cosine;
+        self.check_explainable(catalogue, requests.len(), hits)?;
         let mut explained = Vec::with_capacity(requests.len());
         self.in_parts(Side::Query, requests, |part, features| {
-            let terms = model.query_terms(&model.towers(Side::Query, features)?)?;
-            for (row, hits) in hits[part].iter().enumerate() {
-                let terms: Vec<(Modality, &[f32])> =
-                    terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
-                let norm = if scaled { norm(&terms, bias) } else { 1.0 };
-                let products = hits.as_ref().iter().filter_map(|hit| catalogue.vector(hit.row));
-                explained.push(products.map(|product| parts(&terms, bias, norm, product)).collect());
-            }
+            explained.extend(self.explain_rows(catalogue, features, &hits[part])?);
             Ok(())
         })?;
         Ok(explained)
+    }
+
+    /// [`Engine::explain`] for tensors, ready-made or of [`Engine::preprocess`].
+    ///
+    /// # Errors
+    /// As [`Engine::explain`], and [`EngineError::Form`].
+    pub fn explain_features<H: AsRef<[Hit]> + Sync>(
+        &self,
+        catalogue: &Catalogue,
+        features: &Features,
+        hits: &[H],
+    ) -> Result<Vec<Vec<Parts>>> {
+        self.check_explainable(catalogue, features.batch(), hits)?;
+        self.install(|| self.explain_rows(catalogue, features, hits))
+    }
+
+    /// That the model splits scores, and that there is one list of hits of this catalogue per request.
+    fn check_explainable<H: AsRef<[Hit]>>(
+        &self,
+        catalogue: &Catalogue,
+        requests: usize,
+        hits: &[H],
+    ) -> Result<()> {
+        self.check_catalogue(catalogue)?;
+        if !self.inner.plan.query.is_linear() {
+            return Err(EngineError::NotLinear.into());
+        }
+        if hits.len() != requests {
+            return Err(EngineError::HitLists { hits: hits.len(), requests }.into());
+        }
+        let foreign = |hit: &&Hit| catalogue.ids().get(hit.row) != Some(&hit.id);
+        match hits.iter().flat_map(|hits| hits.as_ref()).find(foreign) {
+            Some(hit) => Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The parts of each row's hits, which were checked.
+    fn explain_rows<H: AsRef<[Hit]>>(
+        &self,
+        catalogue: &Catalogue,
+        features: &Features,
+        hits: &[H],
+    ) -> Result<Vec<Vec<Parts>>> {
+        self.check_modalities(Side::Query, features)?;
+        let (backend, plan) = (&self.inner.backend, &self.inner.plan.query);
+        let terms = backend.query_terms(features)?;
+        let zeros = vec![0.0; plan.width];
+        let bias = backend.query_bias().unwrap_or(&zeros);
+        let scaled = plan.normalize == Normalize::L2 || catalogue.metric() == Metric::Cosine;
+        let explain = |(row, hits): (usize, &H)| {
+            let terms: Vec<(Modality, &[f32])> =
+                terms.iter().filter_map(|term| Some((term.modality, term.of_row(row)?))).collect();
+            let norm = if scaled { norm(&terms, bias) } else { 1.0 };
+            let products = hits.as_ref().iter().filter_map(|hit| catalogue.vector(hit.row));
+            products.map(|product| parts(&terms, bias, norm, product)).collect()
+        };
+        Ok(hits.iter().enumerate().map(explain).collect())
     }
 }
 

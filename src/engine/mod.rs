@@ -1,6 +1,10 @@
 //! The engine: a model opened on a device, and the one place that picks the backend.
 
+mod backend;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod devices;
 mod encode;
 mod error;
 mod explain;
@@ -10,7 +14,8 @@ mod rank;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use cpu::Model;
+use backend::Backend;
+pub use devices::{DeviceReport, devices};
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
 pub use options::{Device, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
@@ -19,9 +24,9 @@ pub use rank::RankedHit;
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
-use crate::catalogue::{Catalogue, Hits, Metric};
+use crate::catalogue::{Answer, Catalogue, Hits, Metric, check_k};
 use crate::cpu::Isa;
-use crate::input::{Modality, Preprocessor, Request};
+use crate::input::{Features, ImagePreprocessor, Modality, Preprocessor, Request};
 use crate::model::{Config, EncoderPlan, ModelError, Normalize, Plan, TowerOp};
 use crate::weights::Checkpoint;
 
@@ -60,7 +65,7 @@ struct Inner {
     plan: Plan,
     checkpoint: Arc<Checkpoint>,
     preprocessor: Preprocessor,
-    model: Model,
+    backend: Box<dyn Backend>,
     pool: Option<rayon::ThreadPool>,
     /// What the configuration and the tokenizer hash to; the weights join at the first call for the fingerprint.
     files: blake3::Hasher,
@@ -96,17 +101,29 @@ impl Engine {
         let largest_token = preprocessor.text().map(|text| text.largest_id());
         check_tables(&plan, &options.unknown_ids, largest_token)?;
         let pool = options.threads.map(pool).transpose()?;
-        let build = || match options.device {
-            Device::Cpu => Model::new(&plan, &checkpoint, options.unknown_ids, Isa::best()),
-            Device::Cuda(_) => Err(EngineError::NoCuda.into()),
+        let scaling = preprocessor.image().map(ImagePreprocessor::scaling);
+        let build = || -> Result<Box<dyn Backend>> {
+            match options.device {
+                Device::Cpu => {
+                    let unknown_ids = options.unknown_ids;
+                    Ok(Box::new(cpu::Model::new(&plan, &checkpoint, scaling, unknown_ids, Isa::best())?))
+                }
+                #[cfg(feature = "cuda")]
+                Device::Cuda(ordinal) => {
+                    Ok(Box::new(cuda::Model::open(ordinal, &config, &plan, &checkpoint, scaling, &options)?))
+                }
+                #[cfg(not(feature = "cuda"))]
+                Device::Cuda(_) => Err(EngineError::NoCuda.into()),
+            }
         };
-        let model = match &pool {
+        let backend = match &pool {
             Some(pool) => pool.install(build),
             None => build(),
         }?;
         checkpoint.unchanged()?; // what was packed is what was checked
         let fingerprint = OnceLock::new();
-        let inner = Inner { folder, config, plan, checkpoint, preprocessor, model, pool, files, fingerprint };
+        let inner =
+            Inner { folder, config, plan, checkpoint, preprocessor, backend, pool, files, fingerprint };
         Ok(Engine { inner: Arc::new(inner) })
     }
 
@@ -130,10 +147,11 @@ impl Engine {
         &self.inner.checkpoint
     }
 
-    /// Where the work runs and how, in words, such as `cpu, avx512, 8 threads`.
+    /// Where the work runs and how, in words, such as `cpu, avx512, 8 threads`. The threads prepare requests on any
+    /// device.
     pub fn device(&self) -> String {
         let threads = self.install(rayon::current_num_threads);
-        format!("cpu, {}, {threads} threads", self.inner.model.isa())
+        format!("{}, {threads} threads", self.inner.backend.describe())
     }
 
     /// Length of the vectors.
@@ -164,14 +182,39 @@ impl Engine {
         Ok(self.inner.fingerprint.get_or_init(|| hasher.finalize().to_hex().to_string()))
     }
 
+    /// Brings a catalogue to the device, where it is searched. The first search does so too; until the last handle of
+    /// the catalogue is gone, searches find it there. On the CPU there is nothing to do.
+    ///
+    /// # Errors
+    /// [`EngineError::CatalogueWidth`]; of a device, that it has no room or is lost.
+    pub fn prepare(&self, catalogue: &Catalogue) -> Result<()> {
+        self.check_catalogue(catalogue)?;
+        self.inner.backend.prepare(catalogue)
+    }
+
     /// The best `k` products of `catalogue` for each request.
     ///
     /// # Errors
     /// As [`Engine::encode_queries`], [`EngineError::CatalogueWidth`], and [`Error::Catalogue`] for a `k` out of range.
     pub fn search(&self, catalogue: &Catalogue, requests: &[Request], k: usize) -> Result<Vec<Hits>> {
         self.check_catalogue(catalogue)?;
-        let vectors = self.encode_queries(requests)?;
-        Ok(self.install(|| catalogue.search(&vectors, k))?)
+        check_k(k)?;
+        let mut answers = Vec::with_capacity(requests.len());
+        self.in_parts(Side::Query, requests, |_, features| {
+            answers.extend(self.search_rows(catalogue, features, k)?);
+            Ok(())
+        })?;
+        Ok(answers)
+    }
+
+    /// [`Engine::search`] for tensors, ready-made or of [`Engine::preprocess`].
+    ///
+    /// # Errors
+    /// As [`Engine::search`], and [`EngineError::Form`].
+    pub fn search_features(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        self.check_catalogue(catalogue)?;
+        check_k(k)?;
+        self.install(|| self.search_rows(catalogue, features, k))
     }
 
     /// [`Engine::search`] into the caller's slices, as [`Catalogue::search_into`] fills them: `ids` and `scores` are
@@ -188,9 +231,15 @@ impl Engine {
         scores: &mut [f32],
         counts: &mut [usize],
     ) -> Result<()> {
-        self.check_catalogue(catalogue)?;
-        let vectors = self.encode_queries(requests)?;
-        Ok(self.install(|| catalogue.search_into(&vectors, k, ids, scores, counts))?)
+        let answer = Answer::new(requests.len(), k, ids, scores, counts)?;
+        answer.fill(&self.search(catalogue, requests, k)?);
+        Ok(())
+    }
+
+    /// Searches for rows whose features are at hand; the catalogue and `k` were checked.
+    fn search_rows(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        self.check_modalities(Side::Query, features)?; // no more rows than there are values
+        self.inner.backend.search(catalogue, features, k)
     }
 
     fn encoder(&self, side: Side) -> &EncoderPlan {

@@ -19,6 +19,16 @@ pub enum Device {
     Cuda(usize),
 }
 
+impl std::fmt::Display for Device {
+    /// As `--device` takes it: `cpu`, `cuda:0`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
 /// What a call does when every execution context of the device is in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum WhenBusy {

@@ -1,6 +1,6 @@
 //! The ranker: a second opinion on retrieved products, from both sides' towers in one head.
 
-use super::cpu::{Model, Output};
+use super::backend::{Backend, Output};
 use super::encode::{check_output, modalities, names};
 use super::{Engine, EngineError, RowError, Side};
 use crate::Result;
@@ -57,32 +57,69 @@ impl Engine {
         hits: &[H],
         products: &RowFeatures,
     ) -> Result<Vec<Vec<RankedHit>>> {
+        let plan = self.check_rankable(requests.len(), hits, products)?;
+        let mut ranked = Vec::with_capacity(requests.len());
+        self.in_parts(Side::Query, requests, |part, features| {
+            ranked.extend(self.rank_rows(plan, features, &hits[part], products)?);
+            Ok(())
+        })?;
+        Ok(ranked)
+    }
+
+    /// [`Engine::rank`] for tensors, ready-made or of [`Engine::preprocess`].
+    ///
+    /// # Errors
+    /// As [`Engine::rank`], and [`EngineError::Form`].
+    pub fn rank_features<H: AsRef<[Hit]> + Sync>(
+        &self,
+        features: &Features,
+        hits: &[H],
+        products: &RowFeatures,
+    ) -> Result<Vec<Vec<RankedHit>>> {
+        let plan = self.check_rankable(features.batch(), hits, products)?;
+        self.install(|| self.rank_rows(plan, features, hits, products))
+    }
+
+    /// The ranker, if there is one list of hits per request and `products` has the rows that they name.
+    fn check_rankable<H: AsRef<[Hit]>>(
+        &self,
+        requests: usize,
+        hits: &[H],
+        products: &RowFeatures,
+    ) -> Result<&RankerPlan, EngineError> {
         let plan = self.inner.plan.ranker.as_ref().ok_or(EngineError::NoRanker)?;
         let width = self.ranker_width().ok_or(EngineError::NoRanker)?;
-        if hits.len() != requests.len() {
-            return Err(EngineError::HitLists { hits: hits.len(), requests: requests.len() }.into());
+        if hits.len() != requests {
+            return Err(EngineError::HitLists { hits: hits.len(), requests });
         }
         let rows = products.data.len() / products.width.max(1);
         if products.width != width || products.data.len() != rows * width {
             let (found, values) = (products.width, products.data.len());
-            return Err(EngineError::RankerRows { found, values, expected: width }.into());
+            return Err(EngineError::RankerRows { found, values, expected: width });
         }
-        if let Some(hit) = hits.iter().flat_map(|hits| hits.as_ref()).find(|hit| hit.row >= rows) {
-            return Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }.into());
+        match hits.iter().flat_map(|hits| hits.as_ref()).find(|hit| hit.row >= rows) {
+            Some(hit) => Err(EngineError::OtherCatalogue { row: hit.row, id: hit.id }),
+            None => Ok(plan),
         }
-        let model = &self.inner.model;
-        let mut ranked = Vec::with_capacity(requests.len());
-        self.in_parts(Side::Query, requests, |part, features| {
-            check_has_any(plan, features)?;
-            let towers = model.ranker_towers_alone(Side::Query, features)?;
-            for (row, hits) in hits[part].iter().enumerate() {
-                let hits = hits.as_ref();
-                let scores = rank_row(model, plan, &towers, row, hits, products)?;
-                ranked.push(in_order(hits, &scores)?);
-            }
-            Ok(())
-        })?;
-        Ok(ranked)
+    }
+
+    /// Each row's hits, which were checked, in the ranker's order.
+    fn rank_rows<H: AsRef<[Hit]>>(
+        &self,
+        plan: &RankerPlan,
+        features: &Features,
+        hits: &[H],
+        products: &RowFeatures,
+    ) -> Result<Vec<Vec<RankedHit>>> {
+        self.check_modalities(Side::Query, features)?;
+        check_has_any(plan, features)?;
+        let backend = self.inner.backend.as_ref();
+        let towers = backend.ranker_query_towers(features)?;
+        let rank = |(row, hits): (usize, &H)| {
+            let hits = hits.as_ref();
+            Ok(in_order(hits, &rank_row(backend, plan, &towers, row, hits, products)?)?)
+        };
+        hits.iter().enumerate().map(rank).collect()
     }
 }
 
@@ -116,7 +153,7 @@ fn in_order(hits: &[Hit], scores: &[f32]) -> Result<Vec<RankedHit>, EngineError>
 
 /// The ranker's scores of request `row` with each of its hits.
 fn rank_row(
-    model: &Model,
+    backend: &dyn Backend,
     plan: &RankerPlan,
     towers: &[Output],
     row: usize,
@@ -134,6 +171,6 @@ fn rank_row(
     }
     let segments = data.iter().map(|data| Segment { rows: if data.is_empty() { &[] } else { &pairs }, data });
     let mut scores = vec![0.0; hits.len()];
-    model.rank(hits.len(), &segments.collect::<Vec<_>>(), &mut scores)?;
+    backend.rank(hits.len(), &segments.collect::<Vec<_>>(), &mut scores)?;
     Ok(scores)
 }

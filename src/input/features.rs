@@ -1,5 +1,7 @@
 //! What the towers read: one column per modality, holding only the rows that have it.
 
+use std::ops::Range;
+
 use super::Modality;
 use crate::input::InputError;
 
@@ -28,7 +30,16 @@ pub enum Values {
         /// `[rows, width]`
         data: Vec<f32>,
     },
-    /// A normalised image per row, all of one size.
+    /// An 8-bit RGB photo per row, all of one size. What the towers read of it is [`super::PixelScaling`]'s.
+    Photos {
+        /// Height in pixels.
+        height: usize,
+        /// Width in pixels.
+        width: usize,
+        /// `[rows, height, width, 3]`
+        data: Vec<u8>,
+    },
+    /// An image per row, all of one size, with the values that the towers read.
     Pixels {
         /// Height in pixels.
         height: usize,
@@ -40,12 +51,41 @@ pub enum Values {
 }
 
 impl Values {
+    /// The values of the entries `range` alone.
+    fn part(&self, range: Range<usize>) -> Values {
+        fn rows<T: Copy>(data: &[T], width: usize, range: Range<usize>) -> Vec<T> {
+            data[range.start * width..range.end * width].to_vec()
+        }
+        match self {
+            Values::Ids(ids) => Values::Ids(ids[range].to_vec()),
+            Values::Bags(bags) => {
+                let (first, last) = (bags.offsets[range.start], bags.offsets[range.end]);
+                let offsets = &bags.offsets[range.start..=range.end];
+                Values::Bags(Bags {
+                    offsets: offsets.iter().map(|offset| offset - first).collect(),
+                    ids: bags.ids[first..last].to_vec(),
+                    weights: bags.weights.as_ref().map(|weights| weights[first..last].to_vec()),
+                })
+            }
+            Values::Dense { width, data } => Values::Dense { width: *width, data: rows(data, *width, range) },
+            Values::Photos { height, width, data } => {
+                let (height, width) = (*height, *width);
+                Values::Photos { height, width, data: rows(data, height * width * 3, range) }
+            }
+            Values::Pixels { height, width, data } => {
+                let (height, width) = (*height, *width);
+                Values::Pixels { height, width, data: rows(data, height * width * 3, range) }
+            }
+        }
+    }
+
     /// The form of the values, in words.
     pub(crate) fn describe(&self) -> String {
         match self {
             Values::Ids(_) => "ids".into(),
             Values::Bags(_) => "bags of ids".into(),
             Values::Dense { width, .. } => format!("vectors of {width}"),
+            Values::Photos { height, width, .. } => format!("photos of {height} x {width} pixels"),
             Values::Pixels { height, width, .. } => format!("images of {height} x {width} pixels"),
         }
     }
@@ -67,6 +107,14 @@ impl Column {
     /// Their values; entry `i` belongs to batch row `rows()[i]`.
     pub fn values(&self) -> &Values {
         &self.values
+    }
+
+    /// The column of the batch rows `range` alone, if one of them has it.
+    fn part(&self, range: &Range<usize>) -> Option<Column> {
+        let entries = self.rows.partition_point(|&row| row < range.start)
+            ..self.rows.partition_point(|&row| row < range.end);
+        let rows = self.rows[entries.clone()].iter().map(|row| row - range.start).collect();
+        (!entries.is_empty()).then(|| Column { rows, values: self.values.part(entries) })
     }
 }
 
@@ -91,6 +139,13 @@ impl Features {
     /// The column of `modality`, if any row has it.
     pub fn column(&self, modality: Modality) -> Option<&Column> {
         self.columns[modality as usize].as_ref()
+    }
+
+    /// The rows `range` as a batch of their own. The range lies in the batch.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // the CPU takes any batch
+    pub(crate) fn part(&self, range: Range<usize>) -> Features {
+        let columns = self.columns.each_ref().map(|column| column.as_ref()?.part(&range));
+        Features { batch: range.len(), columns }
     }
 
     /// Sets a modality that every row has. See [`Features::set_rows`].
@@ -133,12 +188,19 @@ fn check(batch: usize, rows: &[usize], values: &Values) -> Result<(), String> {
             expect_len("values", data.len(), rows.len().checked_mul(*width))?;
             finite("value", data)
         }
+        Values::Photos { height, width, data } => {
+            expect_len("photo bytes", data.len(), image_values(rows.len(), *height, *width))
+        }
         Values::Pixels { height, width, data } => {
-            let pixels = height.checked_mul(*width).and_then(|p| p.checked_mul(3));
-            expect_len("pixel values", data.len(), pixels.and_then(|p| p.checked_mul(rows.len())))?;
+            expect_len("pixel values", data.len(), image_values(rows.len(), *height, *width))?;
             finite("pixel value", data)
         }
     }
+}
+
+/// Values of `[rows, height, width, 3]`, if they can be counted.
+fn image_values(rows: usize, height: usize, width: usize) -> Option<usize> {
+    height.checked_mul(width)?.checked_mul(3)?.checked_mul(rows)
 }
 
 fn check_bags(rows: usize, bags: &Bags) -> Result<(), String> {
@@ -173,5 +235,32 @@ fn finite(what: &str, data: &[f32]) -> Result<(), String> {
     match data.iter().position(|x| !x.is_finite()) {
         Some(at) => Err(format!("{what} {at} is {}", data[at])),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed check ends the test
+mod tests {
+    use super::*;
+
+    /// Rows of a part are those of the whole, counted from its first; columns that no row of it has are gone.
+    #[test]
+    fn a_part_holds_its_rows_alone() {
+        let mut features = Features::new(5);
+        let bags = Bags { offsets: vec![0, 2, 2, 5], ids: vec![1, 2, 3, 4, 5], weights: Some(vec![0.5; 5]) };
+        features.set_rows(Modality::Text, vec![0, 2, 3], Values::Bags(bags)).unwrap();
+        features.set_rows(Modality::User, vec![4], Values::Ids(vec![9])).unwrap();
+        let photo = |values: [u8; 2]| Values::Photos { height: 1, width: 1, data: values.repeat(3) };
+        features.set_rows(Modality::Image, vec![1, 3], photo([1, 2])).unwrap();
+
+        let part = features.part(2..4);
+        let mut expected = Features::new(2);
+        let bags = Bags { offsets: vec![0, 0, 3], ids: vec![3, 4, 5], weights: Some(vec![0.5; 3]) };
+        expected.set(Modality::Text, Values::Bags(bags)).unwrap();
+        let photo = Values::Photos { height: 1, width: 1, data: vec![2, 1, 2] };
+        expected.set_rows(Modality::Image, vec![1], photo).unwrap();
+        assert_eq!(part, expected);
+        assert_eq!(features.part(0..5), features);
+        assert_eq!(features.part(1..1), Features::new(0));
     }
 }

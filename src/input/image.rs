@@ -1,17 +1,16 @@
-//! A photo to the normalised pixels that the towers read.
+//! A photo to 8-bit pixels of the size that the towers read.
 
 use super::decode::{MAX_IMAGE_FILE_BYTES, decode, read_capped};
 use super::resize::{Window, check_pixels, resize_window};
-use super::{Image, InputError};
+use super::{Image, InputError, PixelScaling};
 use crate::model::{ImageInput, Pair, Resize};
 
-/// Decodes, resizes, crops and normalises one image at a time, as torchvision's `Resize`, `CenterCrop`, `ToTensor` and
-/// `Normalize` do with a Pillow image.
+/// Decodes, resizes and crops one image at a time, as torchvision's `Resize` and `CenterCrop` do with a Pillow image.
+/// [`ImagePreprocessor::scaling`] is what `ToTensor` and `Normalize` do with the result.
 #[derive(Debug, Clone)]
 pub struct ImagePreprocessor {
     config: ImageInput,
-    /// `(value / 255 - mean) / std` per channel and 8-bit value, in f32 in this order.
-    normalised: [[f32; 256]; 3],
+    scaling: PixelScaling,
 }
 
 impl ImagePreprocessor {
@@ -21,16 +20,8 @@ impl ImagePreprocessor {
     /// [`InputError::Config`] if `config` contradicts itself.
     pub fn new(config: &ImageInput) -> Result<ImagePreprocessor, InputError> {
         super::check::first(super::check::image(config))?;
-        let normalised = std::array::from_fn(|channel| {
-            let (mean, std) = (config.mean[channel], config.std[channel]);
-            let mut value = 0.0f32;
-            [(); 256].map(|()| {
-                let result = (value / 255.0 - mean) / std;
-                value += 1.0;
-                result
-            })
-        });
-        Ok(ImagePreprocessor { config: config.clone(), normalised })
+        let scaling = PixelScaling::new(config.mean, config.std);
+        Ok(ImagePreprocessor { config: config.clone(), scaling })
     }
 
     /// The size that images are brought to.
@@ -38,24 +29,29 @@ impl ImagePreprocessor {
         Pair { height: self.config.height, width: self.config.width }
     }
 
-    /// Values of one image: `height * width * 3`.
-    pub fn values(&self) -> usize {
+    /// Bytes of one image: `height * width * 3`.
+    pub fn bytes(&self) -> usize {
         self.config.height * self.config.width * 3
     }
 
-    /// Writes the image to `out`, `[height, width, 3]`.
+    /// From the bytes that are written to the values that the towers read.
+    pub fn scaling(&self) -> &PixelScaling {
+        &self.scaling
+    }
+
+    /// Writes the image to `out`, `[height, width, 3]`, red first.
     ///
     /// # Errors
-    /// - [`InputError::OutputLength`] if `out` has not [`ImagePreprocessor::values`] values.
+    /// - [`InputError::OutputLength`] if `out` has not [`ImagePreprocessor::bytes`] bytes.
     /// - [`InputError::Read`] and [`InputError::FileTooLarge`] for a file; what follows comes in [`InputError::File`]
     ///   then.
     /// - [`InputError::NotAnImage`], [`InputError::ImageFormat`], [`InputError::ImageSide`],
     ///   [`InputError::ImageBytes`], [`InputError::ImageTruncated`] and [`InputError::ImageDecode`] for a file's bytes.
     /// - [`InputError::ImagePixels`] for decoded pixels that do not fill their size.
     /// - [`InputError::ImageSize`] if the model does not resize and the image has another size.
-    pub fn write(&self, image: &Image, out: &mut [f32]) -> Result<(), InputError> {
-        if out.len() != self.values() {
-            return Err(InputError::OutputLength { found: out.len(), expected: self.values() });
+    pub fn write(&self, image: &Image, out: &mut [u8]) -> Result<(), InputError> {
+        if out.len() != self.bytes() {
+            return Err(InputError::OutputLength { found: out.len(), expected: self.bytes() });
         }
         match image {
             Image::Path(path) => {
@@ -72,13 +68,13 @@ impl ImagePreprocessor {
         }
     }
 
-    fn write_encoded(&self, bytes: &[u8], out: &mut [f32]) -> Result<(), InputError> {
+    fn write_encoded(&self, bytes: &[u8], out: &mut [u8]) -> Result<(), InputError> {
         let image = decode(bytes)?;
         self.write_rgb(&image.pixels, image.size, out)
     }
 
     /// `pixels` fills `from`, which is not empty.
-    fn write_rgb(&self, pixels: &[u8], from: Pair, out: &mut [f32]) -> Result<(), InputError> {
+    fn write_rgb(&self, pixels: &[u8], from: Pair, out: &mut [u8]) -> Result<(), InputError> {
         let size = self.size();
         let window = match (self.config.resize, self.config.resize_size) {
             (Resize::ShortestSide, Some(side)) => {
@@ -103,21 +99,12 @@ impl ImagePreprocessor {
         if window.full == from {
             for (y, out) in (window.top..).zip(out.chunks_exact_mut(size.width * 3)) {
                 let first = (y * from.width + window.left) * 3;
-                self.normalise(&pixels[first..first + size.width * 3], out);
+                out.copy_from_slice(&pixels[first..first + size.width * 3]);
             }
         } else {
-            self.normalise(&resize_window(pixels, from, window, self.config.filter), out);
+            out.copy_from_slice(&resize_window(pixels, from, window, self.config.filter));
         }
         Ok(())
-    }
-
-    fn normalise(&self, pixels: &[u8], out: &mut [f32]) {
-        let [red, green, blue] = &self.normalised;
-        for (out, pixel) in out.chunks_exact_mut(3).zip(pixels.chunks_exact(3)) {
-            out[0] = red[usize::from(pixel[0])];
-            out[1] = green[usize::from(pixel[1])];
-            out[2] = blue[usize::from(pixel[2])];
-        }
     }
 }
 

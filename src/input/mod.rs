@@ -1,5 +1,5 @@
-//! From what a user sends to what the towers read: text to token ids, an image file to normalised pixels, a JSON line
-//! to a [`Request`].
+//! From what a user sends to what the towers read: text to token ids, an image file to 8-bit pixels of the towers' size,
+//! a JSON line to a [`Request`].
 
 mod behaviour;
 mod check;
@@ -11,6 +11,7 @@ mod preprocessor;
 mod records;
 mod request;
 mod resize;
+mod scaling;
 mod text;
 
 pub use check::{Finding, check_inputs};
@@ -24,6 +25,7 @@ pub use records::{
 };
 pub use request::{Behaviour, Image, Request};
 pub use resize::resize_rgb;
+pub use scaling::PixelScaling;
 pub use text::{MAX_TEXT_BYTES, MAX_TOKENIZER_BYTES, TextPreprocessor};
 
 use serde::{Deserialize, Serialize};

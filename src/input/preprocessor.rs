@@ -55,7 +55,7 @@ impl Preprocessor {
     }
 
     /// The features of a batch, one row per request: text and items as [`Values::Bags`], images as
-    /// [`Values::Pixels`], users as [`Values::Ids`], dense behaviour as [`Values::Dense`]. If any request of the batch
+    /// [`Values::Photos`], users as [`Values::Ids`], dense behaviour as [`Values::Dense`]. If any request of the batch
     /// weighs its items, the items of the others get weight 1. Rows are prepared in parallel on rayon's current pool;
     /// each thread decodes one image at a time, of at most [`MAX_IMAGE_ALLOC`](super::MAX_IMAGE_ALLOC). Ids are not
     /// compared with their tables here.
@@ -65,10 +65,10 @@ impl Preprocessor {
     ///   [`TextPreprocessor::ids`] and [`ImagePreprocessor::write`] say, or for behaviour that is not as configured:
     ///   [`InputError::BehaviourForm`], [`InputError::BehaviourLength`], [`InputError::TooManyItems`],
     ///   [`InputError::ItemWeights`], [`InputError::NotFinite`].
-    /// - [`InputError::OutOfMemory`] if the pixels of the batch do not fit.
+    /// - [`InputError::OutOfMemory`] if the photos of the batch do not fit.
     pub fn features(&self, requests: &[Request]) -> Result<Features, InputError> {
-        let mut pixels = self.pixel_buffer(requests)?;
-        let texts = self.texts_and_pixels(requests, &mut pixels)?;
+        let mut photos = self.photo_buffer(requests)?;
+        let texts = self.texts_and_photos(requests, &mut photos)?;
 
         let mut features = Features::new(requests.len());
         let (rows, bags): (Vec<usize>, Vec<Vec<i64>>) =
@@ -81,7 +81,7 @@ impl Preprocessor {
         if let Some(image) = &self.image {
             let (height, width) = (image.size().height, image.size().width);
             let (rows, _) = present(requests, |request| request.image.as_ref());
-            features.set_rows(Modality::Image, rows, Values::Pixels { height, width, data: pixels })?;
+            features.set_rows(Modality::Image, rows, Values::Photos { height, width, data: photos })?;
         }
         let (rows, users) = present(requests, |request| request.user);
         features.set_rows(Modality::User, rows, Values::Ids(users))?;
@@ -92,26 +92,26 @@ impl Preprocessor {
         Ok(features)
     }
 
-    /// Zeros for the pixels of every request that has an image.
-    fn pixel_buffer(&self, requests: &[Request]) -> Result<Vec<f32>, InputError> {
-        let photos = requests.iter().filter(|request| request.image.is_some()).count();
-        let values = self.image.as_ref().map_or(0, |image| photos.saturating_mul(image.values()));
-        let mut pixels = Vec::new();
-        pixels
+    /// Zeros for the photos of every request that has one.
+    fn photo_buffer(&self, requests: &[Request]) -> Result<Vec<u8>, InputError> {
+        let count = requests.iter().filter(|request| request.image.is_some()).count();
+        let values = self.image.as_ref().map_or(0, |image| count.saturating_mul(image.bytes()));
+        let mut photos = Vec::new();
+        photos
             .try_reserve_exact(values)
-            .map_err(|_| InputError::OutOfMemory { what: "the pixels of a batch", values })?;
-        pixels.resize(values, 0.0);
-        Ok(pixels)
+            .map_err(|_| InputError::OutOfMemory { what: "the photos of a batch", values })?;
+        photos.resize(values, 0);
+        Ok(photos)
     }
 
-    /// Checks every row, writes its pixels and returns its token ids.
-    fn texts_and_pixels(
+    /// Checks every row, writes its photo and returns its token ids.
+    fn texts_and_photos(
         &self,
         requests: &[Request],
-        pixels: &mut [f32],
+        photos: &mut [u8],
     ) -> Result<Vec<Option<Vec<i64>>>, InputError> {
-        let mut slots = pixels.chunks_exact_mut(self.image.as_ref().map_or(1, ImagePreprocessor::values));
-        let work: Vec<(&Request, Option<&mut [f32]>)> = requests
+        let mut slots = photos.chunks_exact_mut(self.image.as_ref().map_or(1, ImagePreprocessor::bytes));
+        let work: Vec<(&Request, Option<&mut [u8]>)> = requests
             .iter()
             .map(|request| (request, request.image.as_ref().and_then(|_| slots.next())))
             .collect();
@@ -133,7 +133,7 @@ impl Preprocessor {
         rows.into_iter().collect()
     }
 
-    fn row(&self, request: &Request, slot: Option<&mut [f32]>) -> Result<Option<Vec<i64>>, InputError> {
+    fn row(&self, request: &Request, slot: Option<&mut [u8]>) -> Result<Option<Vec<i64>>, InputError> {
         let refused = |modality| InputError::NotAccepted { modality };
         if let Some(behaviour) = &request.behaviour {
             self.behaviour.ok_or_else(|| refused(Modality::Behaviour))?.check(behaviour)?;

@@ -29,5 +29,4 @@ pub use load::MAX_CONFIG_BYTES;
 pub use network::{BatchNorm, Conv, MapShape, Network, Op, Step};
 pub use plan::{EncoderPlan, LinearPlan, Plan, RankerPlan, Table, TowerOp, TowerPlan};
 pub use precision::Precision;
-pub(crate) use window::Window;
-pub use window::{PoolShape, WindowError};
+pub use window::{ConvShape, PoolShape, WindowError};

@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::window::Window;
-use super::{Layer, Pair, PoolShape, Problem};
+use super::{ConvShape, Layer, Pair, PoolShape, Problem};
 
 /// The shape of one image's feature map; in memory `[height, width, channels]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +115,14 @@ pub struct Conv {
     pub residual: Option<usize>,
     /// Whether a ReLU ends it.
     pub relu: bool,
+}
+
+impl Conv {
+    /// Its shape alone.
+    pub fn shape(&self) -> ConvShape {
+        let &Conv { in_channels, out_channels, kernel, stride, padding, dilation, groups, .. } = self;
+        ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups }
+    }
 }
 
 /// Batch norm in evaluation: `(x - running_mean) / sqrt(running_var + eps) * weight + bias` per channel.
@@ -294,17 +301,7 @@ impl Builder<'_> {
             return Err("not a convolution".into());
         };
         let shape = self.shapes[input];
-        let divides = |channels: usize| channels > 0 && channels.is_multiple_of(*groups);
-        if !divides(shape.channels) || !divides(*out_channels) {
-            return Err(format!("{} groups for {} to {out_channels} channels", groups, shape.channels));
-        }
-        let window = Window { kernel: *kernel, stride: *stride, padding: *padding, dilation: *dilation };
-        let Pair { height, width } =
-            window.over(shape.height, shape.width).map_err(|error| error.to_string())?;
-        let output = MapShape { height, width, channels: *out_channels };
-        output.check()?;
-        check_padded(shape, *padding)?;
-        let op = Op::Conv(Conv {
+        let conv = Conv {
             weight: format!("{}{name}.weight", self.prefix),
             bias: bias.then(|| format!("{}{name}.bias", self.prefix)),
             batch_norm: None,
@@ -317,8 +314,13 @@ impl Builder<'_> {
             groups: *groups,
             residual: None,
             relu: false,
-        });
-        Ok(Step { op, input, output })
+        };
+        let Pair { height, width } =
+            conv.shape().output(shape.height, shape.width).map_err(|error| error.to_string())?;
+        let output = MapShape { height, width, channels: *out_channels };
+        output.check()?;
+        check_padded(shape, *padding)?;
+        Ok(Step { op: Op::Conv(conv), input, output })
     }
 
     fn pool(

@@ -23,4 +23,14 @@ impl Precision {
             Precision::F16 | Precision::Bf16 => 2,
         }
     }
+
+    /// Its place in [`Precision::ALL`].
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // kernels are listed in this order
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Precision::F32 => 0,
+            Precision::F16 => 1,
+            Precision::Bf16 => 2,
+        }
+    }
 }

@@ -1,8 +1,8 @@
-//! How a window slides over a map: the arithmetic that convolutions and pools share.
+//! The shapes of convolutions and pools, and how their window slides over a map.
 
 use super::Pair;
 
-/// Why a window cannot slide over a map.
+/// Why a convolution or pool cannot be, or its window cannot slide over a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WindowError {
@@ -11,6 +11,22 @@ pub enum WindowError {
     Zero {
         /// Which.
         what: &'static str,
+    },
+    /// The groups of a convolution do not divide its channels.
+    #[error("{groups} groups do not divide {inputs} input and {outputs} output channels")]
+    Groups {
+        /// Number of groups.
+        groups: usize,
+        /// Input channels.
+        inputs: usize,
+        /// Output channels.
+        outputs: usize,
+    },
+    /// A convolution has more weights than `usize` counts.
+    #[error("weights of shape {shape:?} are too large")]
+    Weights {
+        /// `[out_channels, in_channels / groups, kernel height, kernel width]`
+        shape: [usize; 4],
     },
     /// A pooling window could lie in the padding alone.
     #[error("padding of {padding} along the {axis} is more than half the window of {window}")]
@@ -48,22 +64,18 @@ pub enum WindowError {
 
 /// A window of a convolution or a pool.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
-    pub kernel: Pair,
-    pub stride: Pair,
-    pub padding: Pair,
-    pub dilation: Pair,
+struct Window {
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
 }
 
 impl Window {
     /// Number of windows per axis: `(size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1`, as PyTorch.
-    pub fn over(&self, height: usize, width: usize) -> Result<Pair, WindowError> {
+    fn over(&self, height: usize, width: usize) -> Result<Pair, WindowError> {
+        self.check()?;
         let Window { kernel, stride, padding, dilation } = *self;
-        for (what, pair) in [("kernel", kernel), ("stride", stride), ("dilation", dilation)] {
-            if pair.height == 0 || pair.width == 0 {
-                return Err(WindowError::Zero { what });
-            }
-        }
         let along = |axis, size: usize, of: fn(Pair) -> usize| {
             let overflow = || WindowError::Overflow { what: axis, kernel, padding, dilation };
             let reach = of(dilation).checked_mul(of(kernel) - 1).and_then(|reach| reach.checked_add(1));
@@ -78,6 +90,78 @@ impl Window {
             height: along("height", height, |pair| pair.height)?,
             width: along("width", width, |pair| pair.width)?,
         })
+    }
+
+    fn check(&self) -> Result<(), WindowError> {
+        let Window { kernel, stride, dilation, .. } = *self;
+        for (what, pair) in [("kernel", kernel), ("stride", stride), ("dilation", dilation)] {
+            positive(what, pair.height.min(pair.width))?;
+        }
+        Ok(())
+    }
+}
+
+fn positive(what: &'static str, value: usize) -> Result<(), WindowError> {
+    if value == 0 { Err(WindowError::Zero { what }) } else { Ok(()) }
+}
+
+/// The shape of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Input channels.
+    pub in_channels: usize,
+    /// Output channels.
+    pub out_channels: usize,
+    /// Taps per axis.
+    pub kernel: Pair,
+    /// Step between windows.
+    pub stride: Pair,
+    /// Zeros on each side.
+    pub padding: Pair,
+    /// Distance between taps.
+    pub dilation: Pair,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// Height and width of the output for an input of `height * width` pixels.
+    ///
+    /// # Errors
+    /// [`WindowError::Zero`], [`WindowError::Groups`], [`WindowError::Fit`] if the kernel is larger than the padded
+    /// input, or [`WindowError::Overflow`].
+    pub fn output(&self, height: usize, width: usize) -> Result<Pair, WindowError> {
+        self.check()?;
+        self.window().over(height, width)
+    }
+
+    /// Values of the weight tensor `[out_channels, in_channels / groups, kernel height, kernel width]`.
+    ///
+    /// # Errors
+    /// [`WindowError::Zero`], [`WindowError::Groups`] or [`WindowError::Weights`].
+    pub fn weights(&self) -> Result<usize, WindowError> {
+        self.check()?;
+        self.window().check()?;
+        let inputs = self.in_channels / self.groups;
+        let shape = [self.out_channels, inputs, self.kernel.height, self.kernel.width];
+        let product = shape.iter().try_fold(1usize, |product, &side| product.checked_mul(side));
+        product.ok_or(WindowError::Weights { shape })
+    }
+
+    fn window(&self) -> Window {
+        let ConvShape { kernel, stride, padding, dilation, .. } = *self;
+        Window { kernel, stride, padding, dilation }
+    }
+
+    fn check(&self) -> Result<(), WindowError> {
+        let ConvShape { in_channels: inputs, out_channels: outputs, groups, .. } = *self;
+        positive("in_channels", inputs)?;
+        positive("out_channels", outputs)?;
+        positive("groups", groups)?;
+        match inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups) {
+            true => Ok(()),
+            false => Err(WindowError::Groups { groups, inputs, outputs }),
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! The CUDA device of the tests: the stand-in driver's under the feature `emulate`, else a real card.
-#![allow(dead_code, clippy::panic)] // each test file uses its own part; a failed check ends the test
+#![allow(dead_code, clippy::panic, clippy::unwrap_used)] // each test file uses its own part; a failed check ends the test
 
-use mercer::cuda::{CudaError, Device};
+use half::{bf16, f16};
+use mercer::cuda::{CudaError, Device, Precision, Stream, Tensor};
+
+#[cfg(feature = "emulate")]
+pub mod emulator;
 
 /// The device, or `None` with a printed reason where there is no card. `MERCER_REQUIRE_GPU=1` makes that a failure.
 pub fn device() -> Option<Device> {
@@ -15,4 +19,28 @@ pub fn device() -> Option<Device> {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// `x` in the precision.
+pub fn round(precision: Precision, x: f32) -> f32 {
+    match precision {
+        Precision::F32 => x,
+        Precision::F16 => f16::from_f32(x).to_f32(),
+        Precision::Bf16 => bf16::from_f32(x).to_f32(),
+    }
+}
+
+/// Allowed error of a layer against f64 on rounded inputs, relative to the layer's largest magnitude (the contract for
+/// encoders).
+pub fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 2e-5,
+        Precision::F16 => 2e-3,
+        Precision::Bf16 => 2e-2,
+    }
+}
+
+/// `len` NaNs, for outputs: what is not written shows.
+pub fn poisoned(stream: &Stream, precision: Precision, len: usize) -> Tensor {
+    Tensor::upload(stream, "poison", precision, &vec![f32::NAN; len]).unwrap()
 }

@@ -33,6 +33,11 @@ impl Random {
         self.below(1 << 24) as f32 / (1 << 23) as f32 - 1.0
     }
 
+    /// A multiple of 1/16 in [-1/2, 1/2]: sums of products of a few thousand are exact in f32.
+    pub fn sixteenth(&mut self) -> f32 {
+        (self.below(17) as f32 - 8.0) / 16.0
+    }
+
     pub fn values(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.value()).collect()
     }

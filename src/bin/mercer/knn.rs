@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use mercer::catalogue::Hits;
 use mercer::cpu::Isa;
-use mercer::{Catalogue, Metric, npy};
+use mercer::{Catalogue, Device, Metric, npy};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -73,7 +73,9 @@ struct Report {
 
 impl Knn {
     pub fn run(&self) -> Result<(), Failure> {
-        self.machine.prepare()?;
+        if self.machine.prepare()? != Device::Cpu {
+            return Err(Failure::usage("knn scans on the cpu: a card searches for the requests of a model"));
+        }
         let vectors = npy::read_f32(&self.vectors)?;
         let queries = npy::read_f32(&self.queries)?;
         let (rows, dim, batch) = (vectors.rows, vectors.cols, queries.rows);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use mercer::catalogue::{Certificate, MAX_K};
-use mercer::engine::{EngineError, Parts};
+use mercer::engine::{EngineError, Parts, Side};
 use mercer::input::{Behaviour, read_behaviour};
 use mercer::{Engine, Hit, Image, Modality, Request};
 use serde::Serialize;
@@ -89,19 +89,21 @@ impl Search {
             return Err(EngineError::NoRanker.into());
         }
         let request = [self.request(&engine)?];
-        let vector = engine.encode_queries(&request).map_err(of_one)?;
+        let features = engine.preprocess(Side::Query, &request).map_err(of_one)?;
+        let mut vector = vec![0.0; engine.dim()];
+        engine.encode_features(Side::Query, &features, &mut vector).map_err(of_one)?;
         let products = Products::open(&engine, &self.products)?;
         let candidates = self.rerank.map_or(self.top, |candidates| candidates.max(self.top));
         let hits = products.catalogue().search(&vector, candidates)?;
         let parts = match engine.plan().query.is_linear() {
-            true => Some(engine.explain(products.catalogue(), &request, &hits)?.concat()),
+            true => Some(engine.explain_features(products.catalogue(), &features, &hits)?.concat()),
             false => None,
         };
         let certificate = hits[0].certificate();
         let mut order: Vec<(usize, Option<f32>)> = (0..hits[0].len()).map(|at| (at, None)).collect();
         if self.rerank.is_some() {
             let rows = products.ranker_rows().ok_or(EngineError::NoRanker)?;
-            let ranked = engine.rank(&request, &hits, rows).map_err(of_one)?.concat();
+            let ranked = engine.rank_features(&features, &hits, rows).map_err(of_one)?.concat();
             let at: HashMap<usize, usize> =
                 hits[0].iter().enumerate().map(|(at, hit)| (hit.row, at)).collect();
             order = ranked.iter().map(|ranked| (at[&ranked.hit.row], Some(ranked.rank_score))).collect();

@@ -10,7 +10,7 @@ pub(super) const ABSENT: u32 = u32::MAX;
 
 /// What a modality's towers read, with the most that one row has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum Room {
     /// One id.
     Ids,
     /// At most `most` ids, with a weight each if a tower takes weights.
@@ -70,16 +70,16 @@ impl ColumnPlace {
     /// Room for `rows` rows of a batch of `batch`.
     pub(super) fn new(
         layout: &mut Layout,
-        (modality, form): (Modality, Form),
+        (modality, room): (Modality, Room),
         batch: usize,
         rows: usize,
         pixels: Pixels,
         precision: Precision,
     ) -> ColumnPlace {
         let (count, index) = (layout.place(1), layout.place(batch));
-        let values = match form {
-            Form::Ids => ValuesPlace::Ids(layout.place(rows)),
-            Form::Bags { most, weighted } => {
+        let values = match room {
+            Room::Ids => ValuesPlace::Ids(layout.place(rows)),
+            Room::Bags { most, weighted } => {
                 let ids = rows.saturating_mul(most);
                 ValuesPlace::Bags {
                     ids: layout.place(ids),
@@ -87,10 +87,10 @@ impl ColumnPlace {
                     weights: weighted.then(|| layout.place(ids)),
                 }
             }
-            Form::Dense { width } => {
+            Room::Dense { width } => {
                 ValuesPlace::Dense(layout.place_values(precision, rows.saturating_mul(width)))
             }
-            Form::Image { values } => match pixels {
+            Room::Image { values } => match pixels {
                 Pixels::Bytes => ValuesPlace::Bytes(layout.place(rows.saturating_mul(values))),
                 Pixels::Floats => ValuesPlace::Floats(layout.place(rows.saturating_mul(values))),
             },
@@ -157,10 +157,10 @@ impl ColumnPlace {
     }
 }
 
-/// Whether a column's ids fit room for `rows` rows of the form.
-pub(super) fn fits(form: Form, rows: usize, column: &Column) -> bool {
-    match (form, column.values()) {
-        (Form::Bags { most, .. }, Values::Bags(Bags { ids, .. })) => ids.len() <= rows.saturating_mul(most),
+/// Whether a column's ids fit room for `rows` rows.
+pub(super) fn fits(room: Room, rows: usize, column: &Column) -> bool {
+    match (room, column.values()) {
+        (Room::Bags { most, .. }, Values::Bags(Bags { ids, .. })) => ids.len() <= rows.saturating_mul(most),
         _ => true,
     }
 }

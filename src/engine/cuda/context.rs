@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::program::{Key, Memory, Program, Work};
+use super::program::{Key, Memory, Program};
 use super::{Corpus, Model};
 use crate::cuda::{CudaError, Device, Graph, Layout, Pinned, Slice, Stream};
 
@@ -89,14 +89,6 @@ impl Context {
         }
         self.recorded.push(Recorded { key, program: program.clone(), graph });
         Ok(program)
-    }
-
-    /// Forgets the graphs that search a corpus.
-    pub(super) fn forget(&mut self, gone: impl Fn(u64) -> bool) {
-        self.recorded.retain(|recorded| match recorded.key.work {
-            Work::Search { corpus, .. } => !gone(corpus),
-            _ => true,
-        });
     }
 
     /// Runs the graph that [`Context::program`] returned last and waits for it.

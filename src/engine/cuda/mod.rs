@@ -14,21 +14,24 @@ mod towers;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use columns::{Form, Pixels, fits};
+use columns::{Pixels, Room, fits};
 use context::{Context, Sizes};
 use pairs::Pairs;
-use program::{Key, Program, VECTOR_STAGE, Work, bucket, parts, runs};
+use program::{Key, Program, VECTOR_STAGE, Work, bucket, largest_bucket, parts, runs};
 use towers::{Tower, Uploader};
 
-use super::cpu::Output;
+use super::backend::{Backend, Output};
 use super::options::UnknownIds;
 use super::{EngineError, Options, RowError, Side, WhenBusy};
-use crate::catalogue::{Catalogue, CatalogueId, Hit, MAX_K, Metric};
+use crate::catalogue::{Catalogue, CatalogueId, Hits, MAX_K, Metric};
+use crate::cpu::OpError;
 use crate::cpu::head::Segment;
 use crate::cpu::normalize::check_row;
+use crate::cuda::embedding::first_unknown;
 use crate::cuda::head::Head;
-use crate::cuda::{CudaError, Device, Pool, Precision, Tensor, topk};
-use crate::input::{Column, Features, Modality, Values};
+use crate::cuda::pixels::PixelTable;
+use crate::cuda::{CudaError, Device, Pool, Precision, topk};
+use crate::input::{Column, Features, Modality, PixelScaling, Values};
 use crate::model::{Config, EncoderPlan, Normalize, Plan, Pooling, RankerPlan, TowerOp, TowerPlan};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -42,8 +45,8 @@ pub(crate) struct Model {
     item: Encoder,
     ranker: Option<Ranker>,
     /// The normalised value of each byte of each channel, where there are images.
-    scaling: Option<Tensor>,
-    forms: [Option<Form>; Modality::ALL.len()],
+    scaling: Option<PixelTable>,
+    rooms: [Option<Room>; Modality::ALL.len()],
     unknown_ids: UnknownIds,
     precision: Precision,
     rows_at_once: usize,
@@ -91,7 +94,7 @@ impl Model {
         config: &Config,
         plan: &Plan,
         checkpoint: &Checkpoint,
-        scaling: Option<&[f32]>,
+        scaling: Option<&PixelScaling>,
         options: &Options,
     ) -> Result<Model> {
         let device = Device::open(ordinal)?;
@@ -100,7 +103,7 @@ impl Model {
         let query = encoder(&mut uploader, &plan.query)?;
         let item = encoder(&mut uploader, &plan.item)?;
         let ranker = plan.ranker.as_ref().map(|plan| ranker(&mut uploader, plan)).transpose()?;
-        let scaling = scaling.map(|table| Tensor::upload(&stream, "pixel values", Precision::F32, table));
+        let scaling = scaling.map(|scaling| PixelTable::new(&stream, scaling));
         let mut model = Model {
             contexts: Pool::new(Vec::new()),
             catalogues: Mutex::new(Vec::new()),
@@ -108,7 +111,7 @@ impl Model {
             item,
             ranker,
             scaling: scaling.transpose()?,
-            forms: Modality::ALL.map(|modality| form(modality, config, plan)),
+            rooms: Modality::ALL.map(|modality| room(modality, config, plan)),
             unknown_ids: options.unknown_ids,
             precision: options.precision,
             rows_at_once: options.rows_at_once,
@@ -147,145 +150,6 @@ impl Model {
         Ok(sizes)
     }
 
-    /// Where the work runs, in words.
-    pub(crate) fn describe(&self) -> String {
-        let info = self.device.info();
-        let precision = match self.precision {
-            Precision::F32 => "f32",
-            Precision::F16 => "f16",
-            Precision::Bf16 => "bf16",
-        };
-        format!("cuda:{}, {}, {precision}", info.ordinal, info.name)
-    }
-
-    /// Rows that one call takes.
-    pub(crate) fn rows_at_once(&self) -> usize {
-        self.rows_at_once
-    }
-
-    /// The vectors of a batch, `[batch, width]`, and, if asked for, the ranker's rows.
-    pub(crate) fn encode(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
-        let width = self.encoder(side).width;
-        self.in_parts(features, self.rows_at_once, |first, part| {
-            self.run(Work::Vectors(side), part, None, |program, download| {
-                let rows = part.batch() * width;
-                let found = &program.vectors.in_host(download)[..rows];
-                vectors[first * width..][..rows].copy_from_slice(found);
-                Ok(())
-            })
-        })
-    }
-
-    /// [`Model::encode`], and the outputs of the side's ranker towers for each part of the batch.
-    pub(crate) fn encode_for_ranking(
-        &self,
-        side: Side,
-        features: &Features,
-        vectors: &mut [f32],
-        mut ranked: impl FnMut(usize, Vec<Output>),
-    ) -> Result<()> {
-        let width = self.encoder(side).width;
-        let work = Work::VectorsAndRanker(side);
-        self.in_parts(features, self.rows_at_once, |first, part| {
-            self.run(work, part, None, |program, download| {
-                let rows = part.batch() * width;
-                let found = &program.vectors.in_host(download)[..rows];
-                vectors[first * width..][..rows].copy_from_slice(found);
-                ranked(first, self.outputs(work, program, part, download));
-                Ok(())
-            })
-        })
-    }
-
-    /// The best `k` rows of a catalogue for each request, with the queries' vectors checked as the catalogue does.
-    pub(crate) fn search(
-        &self,
-        catalogue: &Catalogue,
-        features: &Features,
-        k: usize,
-    ) -> Result<Vec<Vec<Hit>>> {
-        let corpus = self.corpus(catalogue)?;
-        let work = Work::Search { corpus: corpus.number, k };
-        let most = (MOST_KEYS / k.max(1)).clamp(1, self.rows_at_once);
-        let mut answers = Vec::with_capacity(features.batch());
-        self.in_parts(features, most, |_, part| {
-            self.run(work, part, Some(&corpus), |program, download| {
-                let width = self.query.width;
-                let vectors = &program.vectors.in_host(download)[..part.batch() * width];
-                catalogue.check_queries(vectors)?;
-                let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
-                answers.extend(keys.map(|keys| corpus.rows.hits(catalogue.ids(), keys)));
-                Ok(())
-            })
-        })?;
-        Ok(answers)
-    }
-
-    /// What each tower alone brings to the query vectors.
-    pub(crate) fn query_terms(&self, features: &Features) -> Result<Vec<Output>> {
-        let width = self.query.head.part_outputs();
-        let empty = |tower: &Tower| Output {
-            modality: tower.input,
-            width,
-            rows: Vec::new(),
-            data: Vec::new(),
-        };
-        let mut terms: Vec<Output> = self.query.towers.iter().map(empty).collect();
-        self.in_parts(features, self.rows_at_once, |first, part| {
-            self.run(Work::Terms, part, None, |program, download| {
-                for (term, place) in terms.iter_mut().zip(&program.terms) {
-                    let values = place.in_host(download); // [batch, width]
-                    for &row in part.column(term.modality).map_or(&[][..], Column::rows) {
-                        term.rows.push(first + row);
-                        term.data.extend_from_slice(&values[row * width..][..width]);
-                    }
-                }
-                Ok(())
-            })
-        })?;
-        Ok(terms)
-    }
-
-    /// The query head's bias, if it has one.
-    pub(crate) fn query_bias(&self) -> Option<&[f32]> {
-        self.query.bias.as_deref()
-    }
-
-    /// The outputs of the ranker's query towers.
-    pub(crate) fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>> {
-        let towers = self.ranker_towers(Side::Query).iter();
-        let empty =
-            |tower: &Tower| Output { modality: tower.input, width: tower.width, rows: Vec::new(), data: Vec::new() };
-        let mut all: Vec<Output> = towers.map(empty).collect();
-        self.in_parts(features, self.rows_at_once, |first, part| {
-            self.run(Work::RankerTowers, part, None, |program, download| {
-                let outputs = self.outputs(Work::RankerTowers, program, part, download);
-                for (all, part) in all.iter_mut().zip(outputs) {
-                    all.rows.extend(part.rows.iter().map(|row| first + row));
-                    all.data.extend(part.data);
-                }
-                Ok(())
-            })
-        })?;
-        Ok(all)
-    }
-
-    /// The ranker's head over both sides' tower outputs for `batch` pairs: one score per pair.
-    pub(crate) fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
-        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
-        let mut context = self.contexts.check_out(self.when_busy)?;
-        for rows in parts(batch, self.rows_at_once) {
-            let places = Pairs::new(&ranker.widths, &ranker.head, self.precision, self.rows_at_once);
-            places.write(segments, rows.clone(), self.precision, &mut context.host.upload);
-            context.run_once(|stream, memory, host| {
-                places.enqueue(&ranker.head, self.precision, stream, memory, host)
-            })?;
-            let found = places.scores.in_host(&context.host.download);
-            scores[rows.clone()].copy_from_slice(&found[..rows.len()]);
-        }
-        Ok(())
-    }
-
     fn encoder(&self, side: Side) -> &Encoder {
         match side {
             Side::Query => &self.query,
@@ -302,9 +166,9 @@ impl Model {
     }
 
     /// What the runs read of a modality, if anything.
-    fn form(&self, modality: Modality, runs: &[program::Run<'_>]) -> Option<Form> {
+    fn room(&self, modality: Modality, runs: &[program::Run<'_>]) -> Option<Room> {
         let read = runs.iter().any(|run| run.tower.input == modality);
-        self.forms[modality as usize].filter(|_| read)
+        self.rooms[modality as usize].filter(|_| read)
     }
 
     /// The catalogue's rows on the device, uploaded at the first call. Those of catalogues that are gone are freed.
@@ -318,17 +182,18 @@ impl Model {
         let id = catalogue.id();
         let corpus = Arc::new(Corpus {
             number: id.number(),
-            rows: topk::Corpus::upload(&stream, catalogue.dim(), catalogue.vectors(), catalogue.ids(), Precision::F32)?,
+            rows: topk::Corpus::upload(
+                &stream,
+                catalogue.dim(),
+                catalogue.vectors(),
+                catalogue.ids(),
+                Precision::F32,
+            )?,
             dim: catalogue.dim(),
             normalized: catalogue.metric() == Metric::Cosine,
         });
         catalogues.push((id, corpus.clone()));
         Ok(corpus)
-    }
-
-    /// Uploads a catalogue before its first search.
-    pub(crate) fn prepare(&self, catalogue: &Catalogue) -> Result<()> {
-        self.corpus(catalogue).map(drop)
     }
 
     /// Gives `work` the batch in parts that fit a context.
@@ -363,6 +228,7 @@ impl Model {
             return Ok(());
         }
         let key = self.key(work, features)?;
+        self.check(work, features)?;
         let mut context = self.contexts.check_out(self.when_busy)?;
         let program = context.program(self, key, corpus)?;
         let upload = &mut context.host.upload;
@@ -378,13 +244,28 @@ impl Model {
         }
     }
 
+    /// Every column has the form that its towers read.
+    fn check(&self, work: Work, features: &Features) -> Result<(), EngineError> {
+        for run in runs(self, work) {
+            let (Some(form), Some(column)) = (run.tower.form, features.column(run.tower.input)) else {
+                continue;
+            };
+            form.check(run.tower.input, &run.tower.name, column.values())?;
+            let weighted = matches!(column.values(), Values::Bags(bags) if bags.weights.is_some());
+            if weighted && !run.tower.takes_weights() {
+                return Err(EngineError::op(&run.tower.name)(OpError::WeightedPooling));
+            }
+        }
+        Ok(())
+    }
+
     /// The sizes that a batch needs.
     fn key(&self, work: Work, features: &Features) -> Result<Key> {
         let runs = runs(self, work);
         let mut batch = bucket(features.batch(), self.rows_at_once);
         let (mut images, mut pixels) = (0, Pixels::Bytes);
         for modality in Modality::ALL {
-            let (Some(form), Some(column)) = (self.form(modality, &runs), features.column(modality)) else {
+            let (Some(room), Some(column)) = (self.room(modality, &runs), features.column(modality)) else {
                 continue;
             };
             match column.values() {
@@ -394,10 +275,10 @@ impl Model {
                 }
                 _ => {}
             }
-            while !fits(form, batch, column) {
+            while !fits(room, batch, column) {
                 if batch == self.rows_at_once {
                     let Values::Bags(bags) = column.values() else { break };
-                    let Form::Bags { most, .. } = form else { break };
+                    let Room::Bags { most, .. } = room else { break };
                     let (value, limit) = (bags.ids.len(), batch.saturating_mul(most));
                     return Err(CudaError::Limit { what: "ids of a batch", value, limit }.into());
                 }
@@ -407,21 +288,34 @@ impl Model {
         Ok(Key { work, batch, images, pixels })
     }
 
-    /// The outputs that a call kept.
-    fn outputs(&self, work: Work, program: &Program, features: &Features, download: &[u8]) -> Vec<Output> {
+    /// Adds the outputs that a call kept to those of the batch's earlier parts.
+    fn read_outputs(
+        &self,
+        work: Work,
+        program: &Program,
+        (first, part): (usize, &Features),
+        download: &[u8],
+        outputs: &mut [Output],
+    ) {
         let runs = runs(self, work);
         let kept = runs.iter().zip(&program.outputs).filter(|(run, _)| run.kept);
-        let outputs = kept.map(|(run, place)| {
-            let (modality, width) = (run.tower.input, run.tower.width);
-            let rows = features.column(modality).map_or(Vec::new(), |column| column.rows().to_vec());
-            let data = columns::to_f32(place.in_host(download), self.precision, rows.len() * width);
-            Output { modality, width, rows, data }
-        });
-        outputs.collect()
+        for ((run, place), output) in kept.zip(outputs) {
+            let rows = part.column(run.tower.input).map_or(&[][..], Column::rows);
+            output.rows.extend(rows.iter().map(|row| first + row));
+            let values = place.in_host(download);
+            output.data.extend(columns::to_f32(values, self.precision, rows.len() * run.tower.width));
+        }
     }
 
     /// What a fault record means: the least row of the first stage that found something wrong.
-    fn fault(&self, work: Work, features: &Features, program: &Program, download: &[u8], fault: u64) -> Error {
+    fn fault(
+        &self,
+        work: Work,
+        features: &Features,
+        program: &Program,
+        download: &[u8],
+        fault: u64,
+    ) -> Error {
         const ROW_BITS: u32 = 48;
         let stage = u16::try_from(fault >> ROW_BITS).unwrap_or(u16::MAX);
         let at = usize::try_from(fault & ((1 << ROW_BITS) - 1)).unwrap_or(usize::MAX);
@@ -429,15 +323,16 @@ impl Model {
         if stage >= VECTOR_STAGE {
             let width = self.encoder(side).width;
             let vector = program.vectors.in_host(download).get(at * width..(at + 1) * width);
-            let source = vector.and_then(|vector| check_row(at, vector).err()).map(RowError::from);
-            return EngineError::Row { side, row: at, source: source.unwrap_or(RowError::Zero) }.into();
+            let source = vector.and_then(|vector| check_row(at, vector).err());
+            let source = source.map_or(RowError::Zero, |error| RowError::without_direction(error).1);
+            return EngineError::Row { side, row: at, source }.into();
         }
         let runs = runs(self, work);
         let tower = runs.get(usize::from(stage)).map(|run| run.tower);
         let found = tower.and_then(|tower| {
             let column = features.column(tower.input)?;
-            let rows = tower.table_rows()?;
-            let id = unknown_id(column, at, rows)?;
+            let (rows, padding_id) = tower.table()?;
+            let (_, id) = first_unknown(ids_of(column, at)?, rows, padding_id)?;
             let source = RowError::UnknownId { modality: tower.input, id, rows };
             Some(EngineError::Row { side, row: *column.rows().get(at)?, source })
         });
@@ -448,12 +343,121 @@ impl Model {
     }
 }
 
+impl Backend for Model {
+    fn describe(&self) -> String {
+        let info = self.device.info();
+        let precision = match self.precision {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Bf16 => "bf16",
+        };
+        format!("cuda:{}, {}, {precision}", info.ordinal, info.name)
+    }
+
+    fn rows_at_once(&self) -> usize {
+        self.rows_at_once
+    }
+
+    fn encode(
+        &self,
+        side: Side,
+        features: &Features,
+        vectors: &mut [f32],
+        ranker: bool,
+    ) -> Result<Vec<Output>> {
+        let width = self.encoder(side).width;
+        let work = if ranker { Work::VectorsAndRanker(side) } else { Work::Vectors(side) };
+        let mut outputs = if ranker { none_of(self.ranker_towers(side)) } else { Vec::new() };
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(work, part, None, |program, download| {
+                let found = &program.vectors.in_host(download)[..part.batch() * width];
+                vectors[first * width..][..found.len()].copy_from_slice(found);
+                self.read_outputs(work, program, (first, part), download, &mut outputs);
+                Ok(())
+            })
+        })?;
+        Ok(outputs)
+    }
+
+    fn prepare(&self, catalogue: &Catalogue) -> Result<()> {
+        self.corpus(catalogue).map(drop)
+    }
+
+    fn search(&self, catalogue: &Catalogue, features: &Features, k: usize) -> Result<Vec<Hits>> {
+        let corpus = self.corpus(catalogue)?;
+        let work = Work::Search { corpus: corpus.number, k };
+        let most = largest_bucket(MOST_KEYS / k).min(self.rows_at_once);
+        let width = self.query.width;
+        let mut answers = Vec::with_capacity(features.batch());
+        self.in_parts(features, most, |_, part| {
+            self.run(work, part, Some(&corpus), |program, download| {
+                catalogue.check_queries(&program.vectors.in_host(download)[..part.batch() * width])?;
+                let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
+                let hits = keys
+                    .map(|keys| Hits::exhaustive(corpus.rows.hits(catalogue.ids(), keys), catalogue.len()));
+                answers.extend(hits);
+                Ok(())
+            })
+        })?;
+        Ok(answers)
+    }
+
+    fn query_terms(&self, features: &Features) -> Result<Vec<Output>> {
+        let width = self.query.head.part_outputs();
+        let mut terms = none_of(&self.query.towers);
+        terms.iter_mut().for_each(|term| term.width = width);
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(Work::Terms, part, None, |program, download| {
+                for (term, place) in terms.iter_mut().zip(&program.terms) {
+                    let values = place.in_host(download); // [batch, width]
+                    for &row in part.column(term.modality).map_or(&[][..], Column::rows) {
+                        term.rows.push(first + row);
+                        term.data.extend_from_slice(&values[row * width..][..width]);
+                    }
+                }
+                Ok(())
+            })
+        })?;
+        Ok(terms)
+    }
+
+    fn query_bias(&self) -> Option<&[f32]> {
+        self.query.bias.as_deref()
+    }
+
+    fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>> {
+        let mut outputs = none_of(self.ranker_towers(Side::Query));
+        self.in_parts(features, self.rows_at_once, |first, part| {
+            self.run(Work::RankerTowers, part, None, |program, download| {
+                self.read_outputs(Work::RankerTowers, program, (first, part), download, &mut outputs);
+                Ok(())
+            })
+        })?;
+        Ok(outputs)
+    }
+
+    fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+        let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
+        let mut context = self.contexts.check_out(self.when_busy)?;
+        let places = Pairs::new(&ranker.widths, &ranker.head, self.precision, self.rows_at_once);
+        for rows in parts(batch, self.rows_at_once) {
+            places.write(segments, rows.clone(), self.precision, &mut context.host.upload);
+            context.run_once(|stream, memory, host| {
+                places.enqueue(&ranker.head, self.precision, stream, memory, host)
+            })?;
+            let found = places.scores.in_host(&context.host.download);
+            scores[rows.clone()].copy_from_slice(&found[..rows.len()]);
+        }
+        Ok(())
+    }
+}
+
 /// What a modality's towers read, if any does.
-fn form(modality: Modality, config: &Config, plan: &Plan) -> Option<Form> {
+fn room(modality: Modality, config: &Config, plan: &Plan) -> Option<Room> {
     let ranker = plan.ranker.iter().flat_map(|ranker| ranker.query_towers.iter().chain(&ranker.item_towers));
     let towers = || plan.query.towers.iter().chain(&plan.item.towers).chain(ranker.clone());
     let of = |tower: &TowerPlan| match &tower.op {
-        TowerOp::Embedding(_) => Some(Form::Ids),
+        TowerOp::Embedding(_) => Some(Room::Ids),
         TowerOp::EmbeddingBag { .. } => {
             let behaviour = || config.inputs.behaviour.as_ref().and_then(|input| input.max_items);
             let most = match modality {
@@ -464,26 +468,34 @@ fn form(modality: Modality, config: &Config, plan: &Plan) -> Option<Form> {
                 tower.input == modality
                     && matches!(tower.op, TowerOp::EmbeddingBag { pooling: Pooling::Sum, .. })
             };
-            Some(Form::Bags { most: most.unwrap_or(1), weighted: towers().any(weighs) })
+            Some(Room::Bags { most: most.unwrap_or(1), weighted: towers().any(weighs) })
         }
         TowerOp::Network(network) => {
             let input = network.input;
-            Some(Form::Image { values: input.height * input.width * input.channels })
+            Some(Room::Image { values: input.height * input.width * input.channels })
         }
-        TowerOp::Linear(linear) => Some(Form::Dense { width: linear.inputs }),
+        TowerOp::Linear(linear) => Some(Room::Dense { width: linear.inputs }),
         TowerOp::LinearOver { .. } => None,
     };
     towers().filter(|tower| tower.input == modality).find_map(of)
 }
 
-/// The first id of a column's entry that its table does not have.
-fn unknown_id(column: &Column, entry: usize, rows: usize) -> Option<i64> {
-    let ids = match column.values() {
-        Values::Ids(ids) => ids.get(entry..=entry)?,
-        Values::Bags(bags) => bags.ids.get(*bags.offsets.get(entry)?..*bags.offsets.get(entry + 1)?)?,
-        _ => return None,
+/// No rows yet of each tower's output.
+fn none_of(towers: &[Tower]) -> Vec<Output> {
+    let none = |tower: &Tower| {
+        let (modality, width) = (tower.input, tower.width);
+        Output { modality, width, rows: Vec::new(), data: Vec::new() }
     };
-    ids.iter().copied().find(|&id| usize::try_from(id).map_or(true, |id| id >= rows))
+    towers.iter().map(none).collect()
+}
+
+/// The ids of a column's entry.
+fn ids_of(column: &Column, entry: usize) -> Option<&[i64]> {
+    match column.values() {
+        Values::Ids(ids) => ids.get(entry..=entry),
+        Values::Bags(bags) => bags.ids.get(*bags.offsets.get(entry)?..*bags.offsets.get(entry + 1)?),
+        _ => None,
+    }
 }
 
 fn encoder(uploader: &mut Uploader<'_>, plan: &EncoderPlan) -> Result<Encoder> {

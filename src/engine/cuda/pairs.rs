@@ -54,8 +54,10 @@ impl Pairs {
     ) {
         self.count.in_host_mut(upload).fill(u32::try_from(rows.len()).unwrap_or(u32::MAX));
         for (place, segment) in self.segments.iter().zip(segments) {
-            let (first, last) =
-                (segment.rows.partition_point(|&row| row < rows.start), segment.rows.partition_point(|&row| row < rows.end));
+            let (first, last) = (
+                segment.rows.partition_point(|&row| row < rows.start),
+                segment.rows.partition_point(|&row| row < rows.end),
+            );
             let index = place.index.in_host_mut(upload);
             index.fill(ABSENT);
             for (at, &row) in (0u32..).zip(&segment.rows[first..last]) {
@@ -80,7 +82,8 @@ impl Pairs {
         stream.enqueue_upload(&host.upload, &memory.upload.part(0..self.upload.bytes())?)?;
         let batch = Rows::new(self.batch, self.count.of(&memory.upload)?)?;
         let segments = self.segments.iter().map(|place| {
-            let (index, data) = (place.index.of(&memory.upload)?, place.data.tensor(&memory.upload, precision)?);
+            let (index, data) =
+                (place.index.of(&memory.upload)?, place.data.tensor(&memory.upload, precision)?);
             Ok(head::Segment { index, data })
         });
         let segments = segments.collect::<Result<Vec<head::Segment>, CudaError>>()?;

@@ -3,16 +3,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::columns::{ColumnPlace, DeviceColumn, DeviceValues, Form, Pixels};
+use super::columns::{ColumnPlace, DeviceColumn, DeviceValues, Pixels, Room};
 use super::towers::{Op, Tower};
 use super::{Corpus, Encoder, Model};
 use crate::cuda::embedding::{self, Bags, Lookup};
 use crate::cuda::head::Segment;
-use crate::cuda::{
-    CudaError, Layout, Pinned, Place, Precision, Rows, Slice, Stream, Tensor, normalize, pixels, topk,
-};
+use crate::cuda::network::Network;
+use crate::cuda::{CudaError, Layout, Pinned, Place, Rows, Slice, Stream, Tensor, normalize, pixels, topk};
 use crate::engine::Side;
 use crate::input::Modality;
+use crate::model::{MapShape, Pair};
 
 /// The stage that reports an encoder's vector without a direction; towers report as their number among the runs.
 pub(super) const VECTOR_STAGE: u16 = u16::MAX - 1;
@@ -89,7 +89,8 @@ pub(super) struct Program {
     pub(super) keys: Place<u64>,
     batch: Place<u32>,
     image: Place<u8>,
-    network: Place<u8>,
+    /// The workspace of each tower in turn.
+    tower: Place<u8>,
     head: Place<u8>,
     queries: Place<f32>,
     search: Place<u8>,
@@ -141,9 +142,9 @@ impl Program {
         let mut modalities = Modality::ALL;
         modalities.sort_by_key(image_last);
         for modality in modalities {
-            let Some(form) = model.form(modality, &runs) else { continue };
-            let rows = if matches!(form, Form::Image { .. }) { images } else { batch };
-            columns.push(ColumnPlace::new(&mut upload, (modality, form), batch, rows, pixels, precision));
+            let Some(room) = model.room(modality, &runs) else { continue };
+            let rows = if matches!(room, Room::Image { .. }) { images } else { batch };
+            columns.push(ColumnPlace::new(&mut upload, (modality, room), batch, rows, pixels, precision));
         }
         let rows_of = |modality: Modality| {
             columns.iter().find(|column| column.modality == modality).map_or(0, |column| column.rows)
@@ -162,13 +163,20 @@ impl Program {
                 _ => None,
             })
         };
-        let image = networks().map(|network| network.input_values()).max().unwrap_or(0);
+        let image = networks().map(|network| values_of(network)).max().unwrap_or(0);
         let image = scratch.place_values(precision, images.saturating_mul(image));
-        let network = scratch.place(networks().map(|network| network.workspace(images)).max().unwrap_or(0));
+        let workspaces = runs.iter().map(|run| match &run.tower.op {
+            Op::Network(network) => network.workspace(images),
+            Op::Linear(linear) | Op::LinearOver { linear, .. } => linear.workspace(rows_of(run.tower.input)),
+            Op::Embedding(_) | Op::Bag { .. } => 0,
+        });
+        let tower = scratch.place(workspaces.max().unwrap_or(0));
 
-        let wants_vectors = matches!(work, Work::Vectors(_) | Work::VectorsAndRanker(_) | Work::Search { .. });
+        let wants_vectors =
+            matches!(work, Work::Vectors(_) | Work::VectorsAndRanker(_) | Work::Search { .. });
         let vectors = download.place(if wants_vectors { batch * encoder.width } else { 0 });
-        let head = scratch.place(if wants_vectors { encoder.head.workspace(batch) } else { 0 });
+        let wants_head = wants_vectors || work == Work::Terms;
+        let head = scratch.place(if wants_head { encoder.head.workspace(batch) } else { 0 });
         let terms = match work {
             Work::Terms => {
                 let values = batch * encoder.head.part_outputs();
@@ -197,7 +205,7 @@ impl Program {
             keys,
             batch: count,
             image,
-            network,
+            tower,
             head,
             queries,
             search,
@@ -225,9 +233,10 @@ impl Program {
         stream.enqueue_upload(from, &memory.upload.part(0..self.upload.bytes())?)?;
         let encoder = model.encoder(key.work.side());
         let call = Call { program: self, model, stream, memory, fault, batch: self.rows(key, memory)? };
-        let columns = self.columns.iter().map(|place| {
-            Ok((place.modality, place.on_device(&memory.upload, model.precision)?))
-        });
+        let columns = self
+            .columns
+            .iter()
+            .map(|place| Ok((place.modality, place.on_device(&memory.upload, model.precision)?)));
         let columns = columns.collect::<Result<Vec<(Modality, DeviceColumn)>, CudaError>>()?;
         let outputs = call.towers(key, &columns)?;
         match key.work {
@@ -278,26 +287,25 @@ impl Call<'_> {
             lookups.extend(self.lookup(run.tower, column, output, stage));
         }
         embedding::enqueue(self.stream, &lookups, &self.fault)?;
+        let workspace = self.program.tower.of(&self.memory.scratch)?;
         let mut image_is_ready = false;
         for (run, output) in runs.iter().zip(&outputs) {
             let Some(column) = column(columns, run.tower.input) else { continue };
             match (&run.tower.op, &column.values) {
                 (Op::Network(network), values) if column.rows.most() > 0 => {
                     let image = self.program.image.tensor(&self.memory.scratch, self.model.precision)?;
-                    let image = image.part(0..column.rows.most() * network.input_values())?;
                     if !image_is_ready {
-                        self.image(&column.rows, values, &image)?;
+                        self.image(network, &column.rows, values, &image)?;
                         image_is_ready = true;
                     }
-                    let workspace = self.program.network.of(&self.memory.scratch)?;
                     network.enqueue(self.stream, &column.rows, &image, &workspace, output)?;
                 }
                 (Op::Linear(linear), DeviceValues::Dense(values)) => {
-                    linear.enqueue(self.stream, &column.rows, values, output)?;
+                    linear.enqueue(self.stream, &column.rows, values, &workspace, output)?;
                 }
                 (Op::LinearOver { linear, .. }, _) => {
                     if let Some(over) = run.over.and_then(|over| outputs.get(over)) {
-                        linear.enqueue(self.stream, &column.rows, over, output)?;
+                        linear.enqueue(self.stream, &column.rows, over, &workspace, output)?;
                     }
                 }
                 _ => {}
@@ -307,13 +315,21 @@ impl Call<'_> {
     }
 
     /// The images as the networks read them: `[rows, height, width, 3]`, normalised.
-    fn image(&self, rows: &Rows, values: &DeviceValues, image: &Tensor) -> Result<(), CudaError> {
-        match values {
-            DeviceValues::Bytes(bytes) => match &self.model.scaling {
-                Some(scaling) => pixels::enqueue_bytes(self.stream, rows, bytes, scaling, image),
-                None => Ok(()),
-            },
-            DeviceValues::Floats(floats) => pixels::enqueue_floats(self.stream, rows, floats, image),
+    fn image(
+        &self,
+        network: &Network,
+        rows: &Rows,
+        values: &DeviceValues,
+        image: &Tensor,
+    ) -> Result<(), CudaError> {
+        let MapShape { height, width, .. } = network.input();
+        match (values, &self.model.scaling) {
+            (DeviceValues::Bytes(bytes), Some(scaling)) => {
+                scaling.enqueue(self.stream, rows, Pair { height, width }, bytes, image)
+            }
+            (DeviceValues::Floats(floats), _) => {
+                pixels::enqueue_cast(self.stream, rows, values_of(network), floats, image)
+            }
             _ => Ok(()),
         }
     }
@@ -375,9 +391,10 @@ impl Call<'_> {
         outputs: &Outputs,
     ) -> Result<(), CudaError> {
         let segments = self.segments(encoder, columns, outputs);
+        let workspace = self.program.head.of(&self.memory.scratch)?;
         for (at, (segment, place)) in segments.iter().zip(&self.program.terms).enumerate() {
             let output = place.of(&self.memory.download)?;
-            encoder.head.enqueue_parts(self.stream, &self.batch, at, segment, &output)?;
+            encoder.head.enqueue_parts(self.stream, &self.batch, at, segment, &workspace, &output)?;
         }
         Ok(())
     }
@@ -410,8 +427,19 @@ pub(super) fn bucket(rows: usize, most: usize) -> usize {
     }
 }
 
+/// The largest power of two that is at most `most`, which is positive.
+pub(super) fn largest_bucket(most: usize) -> usize {
+    1 << most.max(1).ilog2()
+}
+
 /// `0..total` in parts of at most `most`.
 pub(super) fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let most = most.max(1);
     (0..total).step_by(most).map(move |first| first..total.min(first + most))
+}
+
+/// Values of an image as a network reads it.
+fn values_of(network: &Network) -> usize {
+    let MapShape { height, width, channels } = network.input();
+    height * width * channels
 }

@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
-use crate::cuda::head::{Head, LayerWeights};
-use crate::cuda::linear::Linear;
-use crate::cuda::network::Network;
-use crate::cuda::{CudaError, Precision, Stream, Tensor};
+use super::super::EngineError;
+use super::super::backend::Form;
+use crate::cpu::network::PackError;
+use crate::cuda::head::Head;
+use crate::cuda::linear::{LayerWeights, Linear};
+use crate::cuda::network::{LoadError, Network};
+use crate::cuda::{Precision, Stream, Tensor};
 use crate::input::Modality;
 use crate::model::{LinearPlan, Pooling, Table, TowerOp, TowerPlan};
 use crate::weights::{Checkpoint, TensorView};
-use crate::{Result, model};
+use crate::{Error, Result, model};
 
 /// A tower with its weights on the device.
 pub(super) struct Tower {
+    pub(super) name: String,
     pub(super) input: Modality,
+    /// What it reads of its column; nothing if it reads another tower's output.
+    pub(super) form: Option<Form>,
     pub(super) width: usize,
     pub(super) op: Op,
 }
@@ -42,10 +48,16 @@ pub(super) struct Rows {
 }
 
 impl Tower {
-    /// Rows of its table, if it reads one.
-    pub(super) fn table_rows(&self) -> Option<usize> {
+    /// Whether a bag may weigh its ids.
+    pub(super) fn takes_weights(&self) -> bool {
+        matches!(self.op, Op::Bag { pooling: Pooling::Sum, .. })
+    }
+
+    /// Rows of its table and the id that does not count, if it reads a table.
+    pub(super) fn table(&self) -> Option<(usize, Option<i64>)> {
         match &self.op {
-            Op::Embedding(rows) | Op::Bag { rows, .. } => Some(rows.rows),
+            Op::Embedding(rows) => Some((rows.rows, None)),
+            Op::Bag { rows, padding_id, .. } => Some((rows.rows, *padding_id)),
             Op::Network(_) | Op::Linear(_) | Op::LinearOver { .. } => None,
         }
     }
@@ -81,7 +93,8 @@ impl<'a> Uploader<'a> {
                 Op::LinearOver { tower: *tower, linear: self.linear(linear)? }
             }
         };
-        Ok(Tower { input: plan.input, width: plan.width, op })
+        let (name, form) = (plan.name.clone(), Form::of(&plan.op));
+        Ok(Tower { name, input: plan.input, form, width: plan.width, op })
     }
 
     fn table(&mut self, table: &Table) -> Result<Arc<Rows>> {
@@ -89,7 +102,8 @@ impl<'a> Uploader<'a> {
             return Ok(known.clone());
         }
         let view = self.checkpoint.tensor(&table.weight)?;
-        let rows = Rows { table: self.as_stored(&table.weight, &view)?, rows: table.rows, width: table.width };
+        let rows =
+            Rows { table: self.as_stored(&table.weight, &view)?, rows: table.rows, width: table.width };
         let rows = Arc::new(rows);
         self.tables.push((table.weight.clone(), rows.clone()));
         Ok(rows)
@@ -114,7 +128,12 @@ impl<'a> Uploader<'a> {
         if let Some((_, known)) = self.networks.iter().find(|(known, _)| known == network) {
             return Ok(known.clone());
         }
-        let uploaded = Arc::new(Network::new(self.stream, network, self.checkpoint, self.precision)?);
+        let uploaded = Network::new(self.stream, network, self.checkpoint, self.precision);
+        let uploaded = Arc::new(uploaded.map_err(|error| match error {
+            LoadError::Pack(PackError::Weights(error)) => Error::from(error),
+            LoadError::Pack(PackError::Op(error)) => EngineError::op("network")(error).into(),
+            LoadError::Cuda(error) => error.into(),
+        })?);
         self.networks.push((network.clone(), uploaded.clone()));
         Ok(uploaded)
     }

@@ -1,15 +1,16 @@
-//! Linear layers and the fused head against their f64 twins, and bit for bit against themselves.
-#![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
+//! The CPU backend.
 
 use mercer::cpu::OpError;
 use mercer::cpu::activation::Activation;
 use mercer::cpu::head::{Head, Segment};
 use mercer::cpu::linear::Linear;
 use mercer::cpu::simd::Isa;
-use oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, relu, row_product, wide, with_threads};
 use proptest::prelude::*;
 
-mod oracle;
+use super::oracle::{
+    F32_TOLERANCE, Random, assert_bits, assert_close, relu, row_product, wide, with_threads,
+};
+use super::{Case, Layer, cases, linear};
 
 /// A linear layer with random values against the f64 sum, on every instruction set.
 fn check_linear(rows: usize, inputs: usize, outputs: usize) {
@@ -81,57 +82,17 @@ fn longest_sum_of_equal_terms() {
     assert_close("equal terms", &output, &[expected], &[1], F32_TOLERANCE);
 }
 
-/// A head over segments, with the rows that have each.
-struct Case {
-    widths: Vec<usize>,
-    batch: usize,
-    /// Per segment, the rows that have it.
-    rows: Vec<Vec<usize>>,
-    /// `[rows, width]` per segment.
-    data: Vec<Vec<f32>>,
-}
-
 impl Case {
-    /// Every presence pattern comes up: row `r` has segment `s` if bit `s` of a hash of `r` is set.
-    fn new(widths: &[usize], batch: usize, has: impl Fn(usize, usize) -> bool) -> Case {
-        let mut random = Random::new(29);
-        let rows: Vec<Vec<usize>> =
-            (0..widths.len()).map(|s| (0..batch).filter(|&row| has(row, s)).collect()).collect();
-        let data = rows.iter().zip(widths).map(|(rows, width)| random.values(rows.len() * width)).collect();
-        Case { widths: widths.to_vec(), batch, rows, data }
-    }
-
-    fn total(&self) -> usize {
-        self.widths.iter().sum()
+    fn head(&self) -> Head {
+        let layers = self.layers.iter().map(|layer| {
+            let Layer { outputs, inputs, weight, bias, activation } = layer;
+            Linear::new(*outputs, *inputs, weight, bias.as_deref(), *activation).unwrap()
+        });
+        Head::new(&self.widths, layers.collect()).unwrap()
     }
 
     fn segments(&self) -> Vec<Segment<'_>> {
         self.rows.iter().zip(&self.data).map(|(rows, data)| Segment { rows, data }).collect()
-    }
-
-    /// The batch of a single row.
-    fn alone(&self, row: usize) -> Case {
-        let mut case = Case::new(&self.widths, 1, |_, s| self.rows[s].contains(&row));
-        for (s, width) in self.widths.iter().enumerate() {
-            if let Some(at) = self.rows[s].iter().position(|&r| r == row) {
-                case.data[s] = self.data[s][at * width..(at + 1) * width].to_vec();
-            }
-        }
-        case
-    }
-
-    /// The concatenation, absent segments as zeros.
-    fn concatenated(&self) -> Vec<f32> {
-        let mut output = vec![0.0; self.batch * self.total()];
-        let mut first = 0;
-        for ((rows, data), &width) in self.rows.iter().zip(&self.data).zip(&self.widths) {
-            for (at, row) in rows.iter().enumerate() {
-                let to = row * self.total() + first;
-                output[to..to + width].copy_from_slice(&data[at * width..(at + 1) * width]);
-            }
-            first += width;
-        }
-        output
     }
 
     fn run(&self, head: &Head, isa: Isa) -> Vec<f32> {
@@ -140,43 +101,40 @@ impl Case {
         output
     }
 
-    /// A head of layers with the given outputs, its result against f64, and the invariances of a row.
-    fn check(&self, outputs: &[usize]) {
-        let mut random = Random::new(31);
-        let what = format!("widths {:?}, batch {}, outputs {outputs:?}", self.widths, self.batch);
-        let mut layers = Vec::new();
-        let mut inputs = self.total();
-        let mut expected = wide(&self.concatenated());
-        for (at, &outputs) in outputs.iter().enumerate() {
-            let (weight, bias) = (random.values(outputs * inputs), random.values(outputs));
-            let activation = if at % 2 == 1 { Activation::Tanh } else { Activation::Identity };
-            layers.push(Linear::new(outputs, inputs, &weight, Some(&bias), activation).unwrap());
-            expected = (0..self.batch * outputs)
-                .map(|at| {
-                    let (row, o) = (at / outputs, at % outputs);
-                    let x = &expected[row * inputs..(row + 1) * inputs];
-                    let weights = &weight[o * inputs..(o + 1) * inputs];
-                    let sum: f64 = x.iter().zip(weights).map(|(x, &w)| x * f64::from(w)).sum();
-                    let sum = sum + f64::from(bias[o]);
-                    if activation == Activation::Tanh { sum.tanh() } else { sum }
-                })
-                .collect();
-            inputs = outputs;
-        }
-        let head = Head::new(&self.widths, layers).unwrap();
-        let dimensions = [self.batch, head.outputs()];
+    /// The batch of a single row.
+    fn run_alone(&self, head: &Head, row: usize) -> Vec<f32> {
+        let segments: Vec<Segment<'_>> = self
+            .segments()
+            .iter()
+            .zip(&self.widths)
+            .map(|(segment, width)| match segment.rows.iter().position(|&r| r == row) {
+                Some(at) => Segment { rows: &[0], data: &segment.data[at * width..(at + 1) * width] },
+                None => Segment::default(),
+            })
+            .collect();
+        let mut output = vec![f32::NAN; head.outputs()];
+        head.run(Isa::best(), 1, &segments, &mut output).unwrap();
+        output
+    }
+
+    /// The head against f64, and the invariances of a row.
+    fn check(&self) {
+        let (head, what) = (self.head(), &self.what);
+        let shape = [self.batch, head.outputs()];
         let found = self.run(&head, Isa::best());
-        assert_close(&what, &found, &expected, &dimensions, F32_TOLERANCE);
+        assert_eq!(head.outputs(), self.outputs());
+        let tolerance = if self.sums_are_exact() { 0.0 } else { F32_TOLERANCE };
+        assert_close(what, &found, &self.expected(), &shape, tolerance);
         for isa in Isa::available() {
-            assert_bits(&format!("{what} {isa:?}"), &self.run(&head, isa), &found, &dimensions);
+            assert_bits(&format!("{what} {isa:?}"), &self.run(&head, isa), &found, &shape);
         }
         for threads in [1, 2, 5] {
             let other = with_threads(threads, || self.run(&head, Isa::best()));
-            assert_bits(&format!("{what} on {threads} threads"), &other, &found, &dimensions);
+            assert_bits(&format!("{what} on {threads} threads"), &other, &found, &shape);
         }
-        let alone: Vec<f32> =
-            (0..self.batch).flat_map(|row| self.alone(row).run(&head, Isa::best())).collect();
-        assert_bits(&format!("{what} alone"), &alone, &found, &dimensions);
+        let alone: Vec<f32> = (0..self.batch).flat_map(|row| self.run_alone(&head, row)).collect();
+        assert_bits(&format!("{what} alone"), &alone, &found, &shape);
+        assert_eq!(head.is_linear(), self.is_linear());
         if head.is_linear() {
             self.check_parts(&head, &found);
         }
@@ -198,45 +156,13 @@ impl Case {
                 }
             }
         }
-        assert_close("parts", output, &sums, &[self.batch, outputs], F32_TOLERANCE);
+        assert_close(&self.what, output, &sums, &[self.batch, outputs], F32_TOLERANCE);
     }
 }
 
-fn every_pattern(row: usize, segment: usize) -> bool {
-    (row * 7 + row / 3) >> segment & 1 == 1
-}
-
-/// Rows with every subset of the segments, the empty one too, in one batch.
 #[test]
-fn presence_patterns() {
-    for batch in [0, 1, 2, 5, 13, 14, 15, 37, 130] {
-        Case::new(&[5, 16, 1, 33], batch, every_pattern).check(&[7]);
-    }
-}
-
-/// Everything present, nothing present, and a segment that no row has.
-#[test]
-fn uniform_presence() {
-    Case::new(&[5, 16], 20, |_, _| true).check(&[40]);
-    Case::new(&[5, 16], 20, |_, _| false).check(&[40]);
-    Case::new(&[5, 16, 3], 20, |_, s| s != 1).check(&[40]);
-}
-
-/// Segments longer than a run of the sum, and of no width at all.
-#[test]
-fn widths() {
-    Case::new(&[1030, 3, 600], 5, every_pattern).check(&[3]);
-    Case::new(&[0, 4, 0], 9, every_pattern).check(&[3]);
-    Case::new(&[0], 3, every_pattern).check(&[3]);
-    Case::new(&[], 3, every_pattern).check(&[3]);
-}
-
-/// Further layers over the fused one, and no layer at all: the concatenation.
-#[test]
-fn depths() {
-    Case::new(&[6, 9], 17, every_pattern).check(&[33, 8]);
-    Case::new(&[6, 9], 17, every_pattern).check(&[33, 8, 65, 1]);
-    Case::new(&[6, 9], 17, every_pattern).check(&[]);
+fn heads() {
+    cases().iter().for_each(Case::check);
 }
 
 /// An absent segment is skipped, not multiplied by zero: its weights may hold anything.
@@ -306,6 +232,8 @@ proptest! {
         widths in prop::collection::vec(0usize..40, 0..5), batch in 0usize..40, seed: u64,
         outputs in prop::collection::vec(1usize..50, 0..3),
     ) {
-        Case::new(&widths, batch, |row, s| Random::new(seed ^ (row * 8 + s) as u64).below(3) > 0).check(&outputs);
+        let shapes: Vec<_> = outputs.iter().map(|&outputs| linear(outputs)).collect();
+        let has = |row, s| Random::new(seed ^ (row * 8 + s) as u64).below(3) > 0;
+        Case::new(&widths, batch, &shapes, false, has).check();
     }
 }

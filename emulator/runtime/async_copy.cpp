@@ -1,0 +1,55 @@
+// cp.async. A copy is performed when its group is waited for, the latest moment that is legal, or at issue, the earliest;
+// a random run draws which.
+#include <cstring>
+
+#include "worker.h"
+
+namespace emu {
+
+namespace {
+
+void perform(const PendingCopy& copy) {
+  memcpy(copy.to, copy.from, copy.source_bytes);
+  memset(static_cast<char*>(copy.to) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+  note_read(copy.from, copy.source_bytes);
+  note_write(copy.to, copy.bytes);
+}
+
+}  // namespace
+
+void cp_async(void* to, const void* from, uint32_t bytes, uint32_t source_bytes, Site site) {
+  if (source_bytes && reinterpret_cast<uintptr_t>(from) % bytes) {
+    fatal_at(site, "cp.async: global address %p is not %u-byte aligned", from, bytes);
+  }
+  if (is_shared(from)) fatal_at(site, "cp.async: the source is in shared memory");
+  Thread* me = self;
+  PendingCopy copy{to, from, bytes, source_bytes, site, me->copy_group};
+  note_write(to, bytes);  // the copy may happen anywhere from here to the wait: both ends count
+  if (performs_early()) {
+    perform(copy);
+    return;
+  }
+  if (me->copy_count == kMaxPendingCopies) {
+    fatal_at(site, "emulator: more than %u pending cp.async in one thread", kMaxPendingCopies);
+  }
+  me->copies[me->copy_count++] = copy;
+}
+
+void cp_async_commit() { ++self->copy_group; }
+
+void cp_async_wait(uint32_t keep_groups) {
+  Thread* me = self;
+  uint32_t left = 0;
+  for (uint32_t i = 0; i < me->copy_count; ++i) {
+    const PendingCopy copy = me->copies[i];
+    bool committed = copy.group < me->copy_group;
+    if (committed && me->copy_group - copy.group > keep_groups) {
+      perform(copy);
+    } else {
+      me->copies[left++] = copy;
+    }
+  }
+  me->copy_count = left;
+}
+
+}  // namespace emu

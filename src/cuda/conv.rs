@@ -1,0 +1,443 @@
+//! Convolution with its epilogue; `kernels/conv.cu` and, in groups, `kernels/conv_direct.cu`.
+
+use super::memory::Pointer;
+use super::{Arguments, CudaError, Kernel, Precision, Rows, Slice, Stream, Tensor, to_u32};
+use crate::cpu::conv::{ConvShape, Pair};
+
+/// The struct of all convolution kernels.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct ConvArgs {
+    input: Pointer,
+    weight: Pointer,
+    bias: Pointer,
+    residual: Pointer,
+    output: Pointer,
+    taps: Pointer,
+    images: Pointer,
+    height: u32,
+    width: u32,
+    in_channels: u32,
+    out_height: u32,
+    out_width: u32,
+    out_channels: u32,
+    stride_height: u32,
+    stride_width: u32,
+    padding_height: u32,
+    padding_width: u32,
+    depth: u32,
+    groups: u32,
+    relu: u32,
+    vector: u32,
+}
+const _: () = assert!(size_of::<ConvArgs>() == 112);
+
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/device/conv.cuh`.
+unsafe impl Arguments for ConvArgs {}
+
+type ConvKernel = Kernel<ConvArgs>;
+
+/// The kernels of one tile, by precision: f32, f16, bf16.
+pub(crate) const TILE_128X128: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_128x128_f32", 256),
+    Kernel::new("conv", "conv_128x128_f16", 256),
+    Kernel::new("conv", "conv_128x128_bf16", 256),
+];
+pub(crate) const TILE_128X64: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_128x64_f32", 256),
+    Kernel::new("conv", "conv_128x64_f16", 256),
+    Kernel::new("conv", "conv_128x64_bf16", 256),
+];
+pub(crate) const TILE_64X64: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_64x64_f32", 128),
+    Kernel::new("conv", "conv_64x64_f16", 128),
+    Kernel::new("conv", "conv_64x64_bf16", 128),
+];
+pub(crate) const GATHER: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_gather_f32", 256),
+    Kernel::new("conv", "conv_gather_f16", 256),
+    Kernel::new("conv", "conv_gather_bf16", 256),
+];
+pub(crate) const DIRECT: [ConvKernel; 3] = [
+    Kernel::new("conv_direct", "conv_direct_f32", 256),
+    Kernel::new("conv_direct", "conv_direct_f16", 256),
+    Kernel::new("conv_direct", "conv_direct_bf16", 256),
+];
+
+/// Bytes along the summed axis that a tile has.
+const TILE_ROW: usize = 64;
+/// Bytes that a thread loads at once; an address of so many values must be a multiple of them.
+const CHUNK: usize = 16;
+const STAGES: usize = 3;
+/// A line that no image has, whatever line the window starts in.
+const NOWHERE: i32 = 1 << 30;
+/// Values of a padded map at most, so that the offset of a tap fits an i32 and no line is [`NOWHERE`].
+const MOST_PADDED: usize = 1 << 28;
+/// Blocks in the x axis at most.
+const MOST_GRID: usize = (1 << 31) - 1;
+
+/// How a convolution runs. A function of the layer alone, never of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Algorithm {
+    /// Implicit GEMM in tiles of so many pixels and channels.
+    Gemm { pixels: usize, channels: usize },
+    /// The same where chunks of 16 bytes have several taps.
+    Gather,
+    /// One thread per value.
+    Direct,
+}
+
+impl Algorithm {
+    fn of(shape: &ConvShape, out: Pair, precision: Precision) -> Algorithm {
+        if shape.groups > 1 {
+            Algorithm::Direct
+        } else if !(shape.in_channels * precision.bytes()).is_multiple_of(CHUNK) {
+            Algorithm::Gather
+        } else {
+            match (out.height * out.width, shape.out_channels) {
+                (..=64, _) => Algorithm::Gemm { pixels: 64, channels: 64 },
+                (_, ..=64) => Algorithm::Gemm { pixels: 128, channels: 64 },
+                _ => Algorithm::Gemm { pixels: 128, channels: 128 },
+            }
+        }
+    }
+
+    /// Pixels and channels of a tile.
+    fn tile(self) -> Option<(usize, usize)> {
+        match self {
+            Algorithm::Gemm { pixels, channels } => Some((pixels, channels)),
+            Algorithm::Gather => Some((128, 64)),
+            Algorithm::Direct => None,
+        }
+    }
+
+    fn kernel(self, precision: Precision) -> &'static ConvKernel {
+        let kernels = match self {
+            Algorithm::Gemm { pixels: 64, .. } => &TILE_64X64,
+            Algorithm::Gemm { channels: 64, .. } => &TILE_128X64,
+            Algorithm::Gemm { .. } => &TILE_128X128,
+            Algorithm::Gather => &GATHER,
+            Algorithm::Direct => &DIRECT,
+        };
+        &kernels[precision.index()]
+    }
+
+    /// Bytes of shared memory.
+    fn shared(self) -> u32 {
+        let (pixels, channels) = self.tile().unwrap_or((0, 0));
+        u32::try_from(STAGES * (pixels + channels) * TILE_ROW).unwrap_or(u32::MAX)
+    }
+
+    /// Blocks for `pixels` output pixels.
+    fn blocks(self, pixels: usize, out_channels: usize) -> Result<u32, CudaError> {
+        let blocks = match self.tile() {
+            Some((rows, columns)) => pixels.div_ceil(rows).saturating_mul(out_channels.div_ceil(columns)),
+            None => super::elementwise::blocks(pixels.saturating_mul(out_channels)),
+        };
+        if blocks > MOST_GRID {
+            return Err(CudaError::Limit {
+                what: "blocks of a convolution",
+                value: blocks,
+                limit: MOST_GRID,
+            });
+        }
+        to_u32("blocks of a convolution", blocks)
+    }
+}
+
+/// One tap as the kernels take it: line, column and offset in values from the first tap of a window; then 0.
+type Tap = [i32; 4];
+
+/// A convolution over maps of one size, its weights on the device.
+#[derive(Debug)]
+pub struct Conv {
+    shape: ConvShape,
+    size: Pair,
+    out: Pair,
+    precision: Precision,
+    algorithm: Algorithm,
+    /// Length of the sum, as the kernel takes it.
+    depth: u32,
+    weight: Tensor,
+    bias: Slice<f32>,
+    taps: Slice<Tap>,
+}
+
+impl Conv {
+    /// Packs and uploads `weight: [out_channels, in_channels / groups, kernel height, kernel width]` and
+    /// `bias: [out_channels]` for maps of `size`. Weights are rounded to `precision`, the bias stays f32. A batch norm is
+    /// folded in first, with [`BatchNorm::fold`](crate::cpu::batch_norm::BatchNorm::fold).
+    ///
+    /// # Errors
+    /// [`CudaError::Shape`] for a shape that is none, [`CudaError::Length`] if a slice does not fit it,
+    /// [`CudaError::Limit`] for a padded map of more than 2^28 values; as [`Stream::upload`].
+    pub fn new(
+        stream: &Stream,
+        shape: &ConvShape,
+        size: Pair,
+        precision: Precision,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Result<Conv, CudaError> {
+        let out = shape.output(size.height, size.width).map_err(CudaError::shape)?;
+        super::expect("convolution weight", weight.len(), &[shape.weights().map_err(CudaError::shape)?])?;
+        let bias = bias.map_or_else(|| vec![0.0; shape.out_channels], <[f32]>::to_vec);
+        super::expect("convolution bias", bias.len(), &[shape.out_channels])?;
+        check_size(shape, size, out)?;
+        let algorithm = Algorithm::of(shape, out, precision);
+        let taps = taps(shape, size, precision, algorithm);
+        let depth = match algorithm {
+            Algorithm::Direct => taps.len(),
+            _ => depth(shape, precision),
+        };
+        let weight = pack(shape, precision, algorithm, weight);
+        Ok(Conv {
+            shape: *shape,
+            size,
+            out,
+            precision,
+            algorithm,
+            depth: to_u32("length of a convolution's sum", depth)?,
+            weight: Tensor::upload(stream, "convolution weights", precision, &weight)?,
+            bias: stream.upload("convolution bias", &bias)?,
+            taps: stream.upload("convolution taps", &taps)?,
+        })
+    }
+
+    /// Height and width of the output.
+    pub fn output(&self) -> Pair {
+        self.out
+    }
+
+    /// Computes `relu(conv(input) + bias + residual)`, the last two parts where asked for:
+    /// `input: [images.most(), height, width, in_channels]`,
+    /// `residual` and `output: [images.most(), out height, out width, out_channels]`, all in the convolution's precision and
+    /// at multiples of 16 bytes. `residual` may be `output`; `input` may not.
+    ///
+    /// # Errors
+    /// [`CudaError::Precision`], [`CudaError::Length`], [`CudaError::Alignment`]; [`CudaError::Limit`] for more blocks than a
+    /// grid has; what the launch fails with.
+    pub fn enqueue(
+        &self,
+        stream: &Stream,
+        images: &Rows,
+        input: &Tensor,
+        residual: Option<&Tensor>,
+        relu: bool,
+        output: &Tensor,
+    ) -> Result<(), CudaError> {
+        let (shape, size, out) = (&self.shape, self.size, self.out);
+        let outputs = [images.most(), out.height, out.width, shape.out_channels];
+        let inputs = [images.most(), size.height, size.width, shape.in_channels];
+        input.expect("convolution input", self.precision, &inputs)?;
+        output.expect("convolution output", self.precision, &outputs)?;
+        if let Some(residual) = residual {
+            residual.expect("convolution residual", self.precision, &outputs)?;
+        }
+        let pixels = outputs[..3].iter().product();
+        let number = |value| to_u32("side of a convolution", value);
+        let arguments = ConvArgs {
+            input: input.pointer(),
+            weight: self.weight.pointer(),
+            bias: self.bias.pointer(),
+            residual: residual.map_or(Pointer::NULL, Tensor::pointer),
+            output: output.pointer(),
+            taps: self.taps.pointer(),
+            images: images.pointer(),
+            height: number(size.height)?,
+            width: number(size.width)?,
+            in_channels: number(shape.in_channels)?,
+            out_height: number(out.height)?,
+            out_width: number(out.width)?,
+            out_channels: number(shape.out_channels)?,
+            // A step beyond the padded map is never taken.
+            stride_height: number(shape.stride.height.min(MOST_PADDED))?,
+            stride_width: number(shape.stride.width.min(MOST_PADDED))?,
+            padding_height: number(shape.padding.height)?,
+            padding_width: number(shape.padding.width)?,
+            depth: self.depth,
+            groups: number(shape.groups)?,
+            relu: relu.into(),
+            vector: shape.out_channels.is_multiple_of(8).into(),
+        };
+        let blocks = self.algorithm.blocks(pixels, shape.out_channels)?;
+        let kernel = self.algorithm.kernel(self.precision);
+        stream.launch(kernel, [blocks, 1, 1], self.algorithm.shared(), &arguments)
+    }
+}
+
+/// That offsets in the padded input and in the output of one image fit the kernels' 32 bits.
+fn check_size(shape: &ConvShape, size: Pair, out: Pair) -> Result<(), CudaError> {
+    let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
+    let height = padded(size.height, shape.padding.height);
+    let width = padded(size.width, shape.padding.width);
+    let input = height.saturating_mul(width).saturating_mul(shape.in_channels);
+    let output = out.height.saturating_mul(out.width).saturating_mul(shape.out_channels);
+    let (value, limit) = (input.max(output), MOST_PADDED);
+    if value > limit {
+        return Err(CudaError::Limit { what: "values of a padded map", value, limit });
+    }
+    Ok(())
+}
+
+/// Length of the sum in the GEMM kernels: taps times channels, up to a whole number of tiles.
+fn depth(shape: &ConvShape, precision: Precision) -> usize {
+    let taps = shape.kernel.height * shape.kernel.width;
+    (taps * shape.in_channels).next_multiple_of(TILE_ROW / precision.bytes())
+}
+
+/// The table that leads from a place in the sum to a place in the input: an entry per chunk of a tap's channels, per single
+/// channel where chunks have several taps, or per tap.
+fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorithm) -> Vec<Tap> {
+    let Pair { height, width } = shape.kernel;
+    let (step, entries) = match algorithm {
+        Algorithm::Direct => (shape.in_channels, height * width),
+        Algorithm::Gather => (1, depth(shape, precision)),
+        Algorithm::Gemm { .. } => {
+            let step = CHUNK / precision.bytes();
+            (step, depth(shape, precision) / step)
+        }
+    };
+    let int = |value: usize| i32::try_from(value).unwrap_or(NOWHERE);
+    let entry = |at: usize| {
+        let (tap, channel) = (at * step / shape.in_channels, at * step % shape.in_channels);
+        if tap >= height * width {
+            return [NOWHERE, 0, 0, 0];
+        }
+        let line = tap / width * shape.dilation.height;
+        let column = tap % width * shape.dilation.width;
+        let offset = (line * size.width + column) * shape.in_channels + channel;
+        [int(line), int(column), int(offset), 0]
+    };
+    (0..entries).map(entry).collect()
+}
+
+/// The weights in the order in which the kernel reads them.
+fn pack(shape: &ConvShape, precision: Precision, algorithm: Algorithm, weight: &[f32]) -> Vec<f32> {
+    let (inputs, outputs) = (shape.in_channels / shape.groups, shape.out_channels);
+    let taps = shape.kernel.height * shape.kernel.width;
+    let value = |output: usize, tap: usize, input: usize| weight[(output * inputs + input) * taps + tap];
+    if algorithm == Algorithm::Direct {
+        let at = |at: usize| value(at % outputs, at / outputs / inputs, at / outputs % inputs);
+        return (0..weight.len()).map(at).collect(); // [taps, inputs, outputs]
+    }
+    let depth = depth(shape, precision);
+    let mut packed = vec![0.0; outputs * depth]; // [outputs, depth]
+    for (output, row) in packed.chunks_exact_mut(depth).enumerate() {
+        for (at, to) in row[..taps * inputs].iter_mut().enumerate() {
+            *to = value(output, at / inputs, at % inputs);
+        }
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(in_channels: usize, out_channels: usize, kernel: usize) -> ConvShape {
+        let (kernel, padding) = (Pair::square(kernel), Pair::square(kernel / 2));
+        let (stride, dilation) = (Pair::square(1), Pair::square(1));
+        ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups: 1 }
+    }
+
+    fn algorithm(shape: &ConvShape, side: usize, precision: Precision) -> Algorithm {
+        Algorithm::of(shape, shape.output(side, side).unwrap(), precision)
+    }
+
+    const WIDE: Algorithm = Algorithm::Gemm { pixels: 128, channels: 128 };
+    const NARROW: Algorithm = Algorithm::Gemm { pixels: 128, channels: 64 };
+    const SMALL: Algorithm = Algorithm::Gemm { pixels: 64, channels: 64 };
+
+    #[test]
+    fn the_layer_chooses_the_algorithm() {
+        for (ins, outs, side, precision, expected) in [
+            (64, 64, 56, Precision::F16, NARROW),
+            (64, 65, 56, Precision::F16, WIDE),
+            (128, 128, 9, Precision::F16, WIDE),
+            (512, 512, 8, Precision::F16, SMALL),
+            (512, 512, 1, Precision::F32, SMALL),
+            (3, 64, 224, Precision::F16, Algorithm::Gather),
+            (12, 64, 56, Precision::Bf16, Algorithm::Gather),
+            (12, 64, 56, Precision::F32, NARROW), // 48 bytes are three chunks
+        ] {
+            let found = algorithm(&shape(ins, outs, 3), side, precision);
+            assert_eq!(found, expected, "{ins} to {outs} channels, side {side}, {precision:?}");
+        }
+        let depthwise = ConvShape { groups: 32, ..shape(32, 32, 3) };
+        assert_eq!(algorithm(&depthwise, 56, Precision::F16), Algorithm::Direct);
+    }
+
+    #[test]
+    fn blocks_cover_pixels_and_channels() {
+        for (algorithm, pixels, channels, expected) in [
+            (WIDE, 0, 128, 0),
+            (WIDE, 1, 1, 1),
+            (WIDE, 129, 129, 4),
+            (NARROW, 128, 65, 2),
+            (SMALL, 65, 64, 2),
+            (Algorithm::Gather, 129, 64, 2),
+            // 65,536 images of 224x224, and 2^31 values.
+            (NARROW, 65_536 * 224 * 224, 64, 25_690_112),
+            (WIDE, 1 << 24, 128, 1 << 17),
+            (Algorithm::Direct, 1 << 26, 32, 1 << 16),
+        ] {
+            let what = format!("{algorithm:?}, {pixels} pixels, {channels} channels");
+            assert_eq!(algorithm.blocks(pixels, channels), Ok(expected), "{what}");
+        }
+        for pixels in [1 << 39, usize::MAX] {
+            assert!(matches!(WIDE.blocks(pixels, 512), Err(CudaError::Limit { .. })), "{pixels} pixels");
+        }
+    }
+
+    #[test]
+    fn shared_memory_fits_the_smallest_card() {
+        for algorithm in [WIDE, NARROW, SMALL, Algorithm::Gather] {
+            assert!(algorithm.shared() <= 48 << 10, "{algorithm:?}"); // two blocks in the 100 KiB of compute capability 8.6
+        }
+        assert_eq!(Algorithm::Direct.shared(), 0);
+    }
+
+    /// Through the tables, a sum over all places is the convolution of the definition.
+    #[test]
+    fn tables_lead_each_place_to_its_tap() {
+        let size = Pair { height: 7, width: 9 };
+        for (ins, precision) in
+            [(3, Precision::F16), (8, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
+        {
+            let shape = ConvShape { dilation: Pair { height: 2, width: 3 }, ..shape(ins, 1, 3) };
+            let algorithm = Algorithm::of(&shape, size, precision);
+            let weight: Vec<f32> = (0_u8..).take(shape.weights().unwrap()).map(f32::from).collect();
+            let (taps, packed) =
+                (taps(&shape, size, precision, algorithm), pack(&shape, precision, algorithm, &weight));
+            let step = packed.len() / taps.len();
+            for (at, &found) in packed.iter().enumerate() {
+                let ([line, column, offset, _], channel) = (taps[at / step], at % step);
+                if line == NOWHERE {
+                    assert_eq!(found, 0.0, "padding at {at}");
+                    continue;
+                }
+                let [line, column, offset] = [line, column, offset].map(|x| usize::try_from(x).unwrap());
+                let channel = channel + offset - (line * size.width + column) * ins;
+                let expected = weight[(channel * 3 + line / 2) * 3 + column / 3];
+                assert_eq!(
+                    found, expected,
+                    "{ins} channels, place {at}: line {line}, column {column}, channel {channel}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn maps_beyond_32_bits_are_refused() {
+        let check = |shape: &ConvShape, side: usize| {
+            check_size(shape, Pair::square(side), shape.output(side, side).unwrap())
+        };
+        assert_eq!(check(&shape(1, 1, 1), 1 << 14), Ok(()));
+        assert!(matches!(check(&shape(1, 1, 1), (1 << 14) + 1), Err(CudaError::Limit { .. })));
+        assert!(matches!(check(&shape(1, 2, 1), 1 << 14), Err(CudaError::Limit { .. })));
+        let far =
+            ConvShape { padding: Pair::square(1 << 40), stride: Pair::square(1 << 41), ..shape(1, 1, 1) };
+        assert!(matches!(check(&far, 1), Err(CudaError::Limit { .. })));
+    }
+}

@@ -1,0 +1,295 @@
+//! Embedding lookups: the row of an id, and the pooled rows of a bag of ids; `kernels/embedding.cu`.
+
+use super::memory::Pointer;
+use super::{Arguments, CudaError, Kernel, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
+pub use crate::cpu::embedding::{Pooling, UnknownId};
+
+/// One table's part of the work.
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// `[table_rows, width]`, as the checkpoint stores it.
+    pub table: Tensor,
+    /// Number of rows of the table.
+    pub table_rows: usize,
+    /// Length of a row.
+    pub width: usize,
+    /// How many entries the batch has.
+    pub items: Rows,
+    /// One id per entry, `[items.most()]`; or the ids of all bags, with room for as many as there may be.
+    pub ids: Slice<i64>,
+    /// How the ids are put into bags, if an entry has more than one.
+    pub bags: Option<Bags>,
+    /// What happens to an id outside the table.
+    pub unknown: UnknownId,
+    /// `[items.most(), width]`; no other lookup reads or writes it.
+    pub output: Tensor,
+    /// What this lookup is called in the fault record.
+    pub stage: u16,
+}
+
+/// One bag of ids per entry, under the EmbeddingBag convention with a final offset.
+#[derive(Debug, Clone)]
+pub struct Bags {
+    /// `[items.most() + 1]`: bag `b` is `ids[offsets[b]..offsets[b + 1]]`. They must ascend; what points behind the ids
+    /// is cut off.
+    pub offsets: Slice<u64>,
+    /// One weight per id, for sums only. Recorded work either has weights or not; with weights of 1 it gives what it
+    /// would give without, bit for bit, so a tower that may see weights records them.
+    pub weights: Option<Slice<f32>>,
+    /// How rows become one.
+    pub pooling: Pooling,
+    /// The id that does not count.
+    pub padding_id: Option<i64>,
+}
+
+/// Lookups of one launch.
+const LOOKUPS: usize = 16;
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// Vectors that a block gathers in one go.
+const GATHER_TILE: usize = 4 * THREADS;
+
+/// Vectors that a block pools in one go.
+const POOL_TILE: usize = THREADS;
+
+/// Blocks of a lookup at most: enough to fill any card many times over; a block takes further tiles after its first.
+const MOST_BLOCKS: usize = 1 << 20;
+
+/// The longest row: column arithmetic is 32 bits wide.
+const MOST_WIDTH: usize = 1 << 31;
+
+/// Bytes of a vector.
+const VECTOR: usize = 16;
+
+/// `unknown_row` where unknown ids are refused.
+const REFUSED: u64 = u64::MAX;
+
+/// A lookup as `embedding_lookup` takes it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct LookupArgs {
+    table: Pointer,
+    output: Pointer,
+    count: Pointer,
+    ids: Pointer,
+    offsets: Pointer,
+    weights: Pointer,
+    ids_len: u64,
+    table_rows: u64,
+    unknown_row: u64,
+    padding_id: i64,
+    width: u32,
+    most: u32,
+    first_block: u32,
+    blocks: u32,
+    stage: u16,
+    table_type: u8,
+    output_type: u8,
+    pooling: u8,
+    padded: u8,
+    vector: u8,
+    unused: u8,
+}
+const _: () = assert!(size_of::<LookupArgs>() == 104);
+
+impl LookupArgs {
+    /// What stands in the places of a launch that are not used.
+    const NONE: LookupArgs = LookupArgs {
+        table: Pointer::NULL,
+        output: Pointer::NULL,
+        count: Pointer::NULL,
+        ids: Pointer::NULL,
+        offsets: Pointer::NULL,
+        weights: Pointer::NULL,
+        ids_len: 0,
+        table_rows: 0,
+        unknown_row: REFUSED,
+        padding_id: 0,
+        width: 1,
+        most: 0,
+        first_block: 0,
+        blocks: 0,
+        stage: 0,
+        table_type: 0,
+        output_type: 0,
+        pooling: 0,
+        padded: 0,
+        vector: 0,
+        unused: 0,
+    };
+}
+
+/// The struct of `embedding_lookup`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct EmbeddingArgs {
+    lookups: [LookupArgs; LOOKUPS],
+    fault: Pointer,
+    lookup_count: u32,
+    unused: u32,
+}
+const _: () = assert!(size_of::<EmbeddingArgs>() == 1680);
+
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/embedding.cu`.
+unsafe impl Arguments for EmbeddingArgs {}
+
+pub(crate) const LOOKUP: Kernel<EmbeddingArgs> = Kernel::new("embedding", "embedding_lookup", 256);
+
+/// How a lookup is spread over threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    /// Whether threads read 16 bytes of a row at a time, or else one element.
+    vector: bool,
+    blocks: usize,
+}
+
+/// The plan of a lookup of `most` entries in rows of `width`; `aligned` says whether table and output start at multiples of
+/// 16 bytes.
+fn plan(most: usize, width: usize, precision: Precision, aligned: bool, bags: bool) -> Plan {
+    let bytes = width * precision.bytes();
+    let vector = aligned && bytes.is_multiple_of(VECTOR);
+    let vectors = if vector { bytes / VECTOR } else { width };
+    let tile = if bags { POOL_TILE } else { GATHER_TILE };
+    Plan { vector, blocks: most.saturating_mul(vectors).div_ceil(tile).min(MOST_BLOCKS) }
+}
+
+/// Puts the lookups on the stream, up to 16 in a launch. Each does what [`crate::cpu::embedding`] does: an f32 output
+/// has its bits, another is that rounded once.
+///
+/// The least entry with an id that is refused is reported, as that lookup's stage, in `fault` (one number, all ones
+/// before); its output row is written, with unspecified values. [`first_unknown`] tells which id of it was meant.
+///
+/// # Errors
+/// [`CudaError::Length`] if a slice does not fit the shape it is said to have, or for weights with a mean or a maximum;
+/// [`CudaError::Limit`] for a width of 0 or beyond 2^31, and for a default row that the table does not have; what the
+/// launch fails with. Nothing is launched if a lookup is refused.
+pub fn enqueue(stream: &Stream, lookups: &[Lookup], fault: &Slice<u64>) -> Result<(), CudaError> {
+    expect("fault record", fault.len(), &[1])?;
+    let lookups = lookups.iter().map(arguments).collect::<Result<Vec<LookupArgs>, CudaError>>()?;
+    let with_work: Vec<LookupArgs> = lookups.into_iter().filter(|lookup| lookup.blocks > 0).collect();
+    for group in with_work.chunks(LOOKUPS) {
+        let mut lookups = [LookupArgs::NONE; LOOKUPS];
+        let mut blocks = 0; // at most LOOKUPS * MOST_BLOCKS
+        for (to, &lookup) in lookups.iter_mut().zip(group) {
+            *to = LookupArgs { first_block: blocks, ..lookup };
+            blocks += lookup.blocks;
+        }
+        let lookup_count = to_u32("lookups", group.len())?;
+        let arguments = EmbeddingArgs { lookups, fault: fault.pointer(), lookup_count, unused: 0 };
+        stream.launch(&LOOKUP, [blocks, 1, 1], 0, &arguments)?;
+    }
+    Ok(())
+}
+
+/// Checks a lookup and describes it; its first block is not known yet.
+fn arguments(lookup: &Lookup) -> Result<LookupArgs, CudaError> {
+    let Lookup { table, table_rows, width, items, ids, bags, unknown, output, stage } = lookup;
+    if !(1..=MOST_WIDTH).contains(width) {
+        return Err(CudaError::Limit { what: "embedding width", value: *width, limit: MOST_WIDTH });
+    }
+    expect("embedding table", table.len(), &[*table_rows, *width])?;
+    expect("embedding output", output.len(), &[items.most(), *width])?;
+    let unknown_row = match *unknown {
+        UnknownId::Refuse => REFUSED,
+        UnknownId::Row(row) if row < *table_rows => row as u64,
+        UnknownId::Row(row) => {
+            let limit = table_rows.saturating_sub(1);
+            return Err(CudaError::Limit { what: "default row", value: row, limit });
+        }
+    };
+    let (mut offsets, mut weights, mut pooling, mut padding_id) = (None, None, Pooling::Sum, None);
+    match bags {
+        None => expect("ids", ids.len(), &[items.most()])?,
+        Some(bags) => {
+            expect("bag offsets", bags.offsets.len(), &[items.most().saturating_add(1)])?;
+            if let Some(weights) = &bags.weights {
+                let of_sums = if bags.pooling == Pooling::Sum { ids.len() } else { 0 };
+                expect("bag weights, which only sums take,", weights.len(), &[of_sums])?;
+            }
+            offsets = Some(bags.offsets.pointer());
+            weights = bags.weights.as_ref().map(Slice::pointer);
+            (pooling, padding_id) = (bags.pooling, bags.padding_id);
+        }
+    }
+    let aligned = [table, output].iter().all(|tensor| tensor.pointer().is_aligned(VECTOR));
+    let plan = plan(items.most(), *width, table.precision(), aligned, bags.is_some());
+    Ok(LookupArgs {
+        table: table.pointer(),
+        output: output.pointer(),
+        count: items.pointer(),
+        ids: ids.pointer(),
+        offsets: offsets.unwrap_or(Pointer::NULL),
+        weights: weights.unwrap_or(Pointer::NULL),
+        ids_len: ids.len() as u64,
+        table_rows: *table_rows as u64,
+        unknown_row,
+        padding_id: padding_id.unwrap_or(0),
+        width: to_u32("embedding width", *width)?,
+        most: to_u32("rows", items.most())?,
+        first_block: 0,
+        blocks: to_u32("blocks", plan.blocks)?,
+        stage: *stage,
+        table_type: code(table.precision()),
+        output_type: code(output.precision()),
+        pooling: match pooling {
+            Pooling::Sum => 0,
+            Pooling::Mean => 1,
+            Pooling::Max => 2,
+        },
+        padded: padding_id.is_some().into(),
+        vector: plan.vector.into(),
+        unused: 0,
+    })
+}
+
+fn code(precision: Precision) -> u8 {
+    match precision {
+        Precision::F32 => 0,
+        Precision::F16 => 1,
+        Precision::Bf16 => 2,
+    }
+}
+
+/// The first of an entry's ids that is neither padding nor a row of the table, and its position among them. For the
+/// entry of the fault record, whose ids the caller still has.
+pub fn first_unknown(ids: &[i64], table_rows: usize, padding_id: Option<i64>) -> Option<(usize, i64)> {
+    let known = |id: i64| padding_id == Some(id) || usize::try_from(id).is_ok_and(|row| row < table_rows);
+    ids.iter().copied().enumerate().find(|&(_, id)| !known(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks times the tile reach every vector of every row, once where blocks are not capped.
+    #[test]
+    fn plans_cover_the_rows() {
+        for precision in Precision::ALL {
+            for width in (1..=33).chain([64, 100, 128, 257, 768, 1024, MOST_WIDTH]) {
+                for most in [0, 1, 2, 31, 1000, 65_535, 65_536, u32::MAX as usize] {
+                    for (bags, tile) in [(false, GATHER_TILE), (true, POOL_TILE)] {
+                        let Plan { vector, blocks } = plan(most, width, precision, true, bags);
+                        let vectors = if vector { width * precision.bytes() / 16 } else { width };
+                        assert_eq!(vector, width * precision.bytes() % 16 == 0, "{precision:?}, {width}");
+                        assert!(!plan(most, width, precision, false, bags).vector);
+                        let work = most * vectors;
+                        let reach = blocks * tile;
+                        assert!(blocks == MOST_BLOCKS || (work..work + tile).contains(&reach), "{most} rows");
+                        assert!(u32::try_from(blocks * LOOKUPS).is_ok_and(|grid| grid < 1 << 31));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_ids_are_found() {
+        assert_eq!(first_unknown(&[0, 1, 2], 3, None), None);
+        assert_eq!(first_unknown(&[0, 3, -1], 3, None), Some((1, 3)));
+        assert_eq!(first_unknown(&[0, 3, -1], 3, Some(3)), Some((2, -1)));
+        assert_eq!(first_unknown(&[i64::MIN], usize::MAX, None), Some((0, i64::MIN)));
+        assert_eq!(first_unknown(&[], 0, None), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! Pixels to the values that a network reads, in its precision; `kernels/pixels.cu`.
+
+use super::memory::Pointer;
+use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, expect, to_u32};
+use crate::input::PixelScaling;
+use crate::model::Pair;
+
+/// The struct of the kernels.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct PixelsArgs {
+    input: Pointer,
+    table: Pointer,
+    output: Pointer,
+    images: Pointer,
+    values: u64,
+}
+const _: () = assert!(size_of::<PixelsArgs>() == 40);
+
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/pixels.cu`.
+unsafe impl Arguments for PixelsArgs {}
+
+/// By precision: f32, f16, bf16.
+pub(crate) const NORMALIZE: [Kernel<PixelsArgs>; 3] = [
+    Kernel::new("pixels", "pixels_normalize_f32", 256),
+    Kernel::new("pixels", "pixels_normalize_f16", 256),
+    Kernel::new("pixels", "pixels_normalize_bf16", 256),
+];
+/// As [`NORMALIZE`].
+pub(crate) const CAST: [Kernel<PixelsArgs>; 3] = [
+    Kernel::new("pixels", "pixels_cast_f32", 256),
+    Kernel::new("pixels", "pixels_cast_f16", 256),
+    Kernel::new("pixels", "pixels_cast_bf16", 256),
+];
+
+/// `(value / 255 - mean) / std` per channel and 8-bit value, on the device.
+#[derive(Debug)]
+pub struct PixelTable(Slice<f32>);
+
+impl PixelTable {
+    /// Uploads the table.
+    ///
+    /// # Errors
+    /// As [`Stream::upload`].
+    pub fn new(stream: &Stream, scaling: &PixelScaling) -> Result<PixelTable, CudaError> {
+        Ok(PixelTable(stream.upload("pixel table", scaling.table().as_flattened())?))
+    }
+
+    /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of `output`, of the same shape; both
+    /// at multiples of 16 bytes.
+    ///
+    /// # Errors
+    /// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+    pub fn enqueue(
+        &self,
+        stream: &Stream,
+        images: &Rows,
+        size: Pair,
+        pixels: &Slice<u8>,
+        output: &Tensor,
+    ) -> Result<(), CudaError> {
+        let shape = [images.most(), size.height, size.width, 3];
+        expect("pixels", pixels.len(), &shape)?;
+        output.expect("pixel values", output.precision(), &shape)?;
+        let arguments = PixelsArgs {
+            input: aligned(pixels.pointer())?,
+            table: self.0.pointer(),
+            output: output.pointer(),
+            images: images.pointer(),
+            values: (output.len() / images.most().max(1)) as u64,
+        };
+        launch(stream, &NORMALIZE[output.precision().index()], output.len(), &arguments)
+    }
+}
+
+/// Rounds `values: [images.most(), per_image]` to the precision of `output`, of the same shape; both at multiples of 16
+/// bytes.
+///
+/// # Errors
+/// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+pub fn enqueue_cast(
+    stream: &Stream,
+    images: &Rows,
+    per_image: usize,
+    values: &Slice<f32>,
+    output: &Tensor,
+) -> Result<(), CudaError> {
+    expect("pixels", values.len(), &[images.most(), per_image])?;
+    output.expect("pixel values", output.precision(), &[images.most(), per_image])?;
+    let arguments = PixelsArgs {
+        input: aligned(values.pointer())?,
+        table: Pointer::NULL,
+        output: output.pointer(),
+        images: images.pointer(),
+        values: per_image as u64,
+    };
+    launch(stream, &CAST[output.precision().index()], output.len(), &arguments)
+}
+
+fn aligned(input: Pointer) -> Result<Pointer, CudaError> {
+    if input.is_aligned(16) { Ok(input) } else { Err(CudaError::Alignment { what: "pixels", bytes: 16 }) }
+}
+
+fn launch(
+    stream: &Stream,
+    kernel: &Kernel<PixelsArgs>,
+    values: usize,
+    arguments: &PixelsArgs,
+) -> Result<(), CudaError> {
+    let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)))?;
+    stream.launch(kernel, [blocks, 1, 1], 0, arguments)
+}

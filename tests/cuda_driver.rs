@@ -1,0 +1,268 @@
+//! The layer over the driver, on the stand-in: what it says of devices and errors, that nothing leaks, that a lost device
+//! stays lost and a full one does not. One process has one driver, so the tests take turns.
+#![cfg(feature = "emulate")]
+#![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use device::emulator::Emulator;
+use mercer::ErrorKind;
+use mercer::cuda::{CudaError, Device, DriverVersion, Pinned, Rows, Slice, Stream, devices, normalize};
+
+mod device;
+
+/// The driver, with nothing alive and nothing ordered; again when it goes.
+struct Turn {
+    emulator: Emulator,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    fn new() -> Turn {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Turn { emulator: Emulator::get(), _turn: turn }
+    }
+
+    /// Fails if anything is alive.
+    #[track_caller]
+    fn nothing_is_left(&self) {
+        for (kind, count) in self.emulator.all_live() {
+            assert_eq!(count, 0, "{kind} left");
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.emulator.fail_allocation(0);
+        self.emulator.lose_device(0);
+        self.emulator.devices(1);
+        self.emulator.capability(90);
+        self.emulator.driver_version(13_000);
+        self.emulator.lazy_streams(false);
+        self.emulator.memory(8 << 30);
+    }
+}
+
+/// Puts a small normalisation on the stream.
+fn work(stream: &Stream) -> Result<(Slice<f32>, Slice<u64>), CudaError> {
+    let (x, fault) = (stream.upload("x", &[3.0f32, 4.0])?, stream.upload("fault", &[u64::MAX])?);
+    normalize::enqueue(stream, &Rows::exactly(stream, 1)?, 2, &x, 0, &fault)?;
+    Ok((x, fault))
+}
+
+#[test]
+fn devices_are_listed_with_what_keeps_them_from_use() {
+    let turn = Turn::new();
+    turn.emulator.devices(2);
+    let (version, found) = devices().unwrap();
+    assert_eq!(version, DriverVersion { major: 13, minor: 0 });
+    assert_eq!(found.len(), 2);
+    let info = found[1].as_ref().unwrap();
+    assert_eq!((info.ordinal, info.capability), (1, (9, 0)));
+    assert_eq!(Device::open(2).unwrap_err(), CudaError::NoDevice { ordinal: 2, count: 2 });
+    assert!(Device::open(usize::MAX).is_err());
+
+    turn.emulator.capability(75);
+    let error = Device::open(0).unwrap_err();
+    assert!(matches!(&error, CudaError::OldDevice { capability, .. } if capability == "7.5"), "{error}");
+    assert!(devices().unwrap().1[0].is_err());
+    turn.emulator.capability(90);
+
+    turn.emulator.driver_version(12_020);
+    let error = Device::open(0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the CUDA driver supports CUDA 12.2, this build needs 13.0: update the driver, or run on the CPU"
+    );
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    turn.emulator.driver_version(13_000);
+
+    turn.emulator.devices(0);
+    assert_eq!(Device::open(0).unwrap_err(), CudaError::NoDevice { ordinal: 0, count: 0 });
+    turn.nothing_is_left();
+}
+
+/// Each call that opening a device makes fails in turn: a typed error, and nothing is left.
+#[test]
+fn an_open_that_fails_leaves_nothing() {
+    let turn = Turn::new();
+    let calls = ["cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute"];
+    const NOT_SUPPORTED: i32 = 801;
+    for call in calls {
+        turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
+        let error = Device::open(0).unwrap_err();
+        assert!(error.to_string().contains("NOT_SUPPORTED"), "{call}: {error}");
+        turn.nothing_is_left();
+    }
+    assert!(Device::open(0).is_ok());
+    turn.nothing_is_left();
+}
+
+#[test]
+fn what_is_uploaded_comes_back() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let values: Vec<u32> = (0..1000).collect();
+    let slice = stream.upload("values", &values).unwrap();
+    assert_eq!(stream.download(&slice).unwrap(), values);
+    let part = slice.part(10..20).unwrap();
+    assert_eq!(stream.download(&part).unwrap(), values[10..20]);
+    stream.upload_to(&[7; 10], &part).unwrap();
+    let copy = Slice::<u32>::new(&device, "copy", 1000).unwrap();
+    stream.copy(&slice, &copy).unwrap();
+    let found = stream.download(&copy).unwrap();
+    assert_eq!((found[9], found[10], found[19], found[20]), (9, 7, 7, 20));
+    stream.fill(&part, 0xFF).unwrap();
+    assert_eq!(stream.download(&part).unwrap(), [u32::MAX; 10]);
+    assert!(stream.download(&stream.upload::<f32>("nothing", &[]).unwrap()).unwrap().is_empty());
+
+    assert!(matches!(slice.part(990..1001), Err(CudaError::Limit { value: 1001, limit: 1000, .. })));
+    assert!(matches!(
+        stream.upload_to(&[1; 3], &part),
+        Err(CudaError::Length { found: 3, expected: 10, .. })
+    ));
+    assert!(slice.part(1..2).unwrap().cast::<u64>().is_err()); // 4 bytes at offset 4
+    assert_eq!(slice.part(2..4).unwrap().cast::<u64>().unwrap().len(), 1);
+    drop((slice, part, copy, stream, device));
+    turn.nothing_is_left();
+}
+
+/// Memory outlives its device handle and stream, and goes with its last part.
+#[test]
+fn memory_lives_as_long_as_a_part_of_it() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let part = stream.upload("values", &[1u32, 2, 3]).unwrap().part(1..2).unwrap();
+    drop(device);
+    assert_eq!(stream.download(&part).unwrap(), [2]);
+    drop(stream);
+    assert_eq!(turn.emulator.live("device allocations"), 1);
+    drop(part);
+    turn.nothing_is_left();
+}
+
+/// Full memory is told with numbers and is not sticky.
+#[test]
+fn out_of_memory_says_what_was_asked_and_passes() {
+    let turn = Turn::new();
+    turn.emulator.memory(1 << 20);
+    let device = Device::open(0).unwrap();
+    let error = Slice::<f32>::new(&device, "the table `user.weight`", 1 << 20).unwrap_err();
+    let CudaError::OutOfMemory { what, asked, free, total } = &error else { panic!("{error}") };
+    assert_eq!((what.as_str(), *asked, *total), ("the table `user.weight`", 4 << 20, 1 << 20));
+    assert!(*free <= 1 << 20);
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(Slice::<f32>::new(&device, "a length beyond memory", usize::MAX).is_err());
+    assert!(Slice::<f32>::new(&device, "a little", 1 << 10).is_ok());
+    turn.emulator.fail_allocation(1);
+    assert!(matches!(
+        Pinned::<u8>::new(&device, "staging", 10),
+        Err(CudaError::OutOfMemory { asked: 10, .. })
+    ));
+    assert_eq!(Pinned::<u8>::new(&device, "staging", 10).unwrap()[..], [0; 10]);
+    drop(device);
+    turn.nothing_is_left();
+}
+
+/// A device that is lost in a kernel stays lost for every handle, with the first reason, and is freed all the same.
+#[test]
+fn a_lost_device_stays_lost() {
+    let turn = Turn::new();
+    for lazy in [false, true] {
+        let device = Device::open(0).unwrap();
+        let stream = device.stream().unwrap();
+        let memory = stream.upload("before", &[1u8]).unwrap();
+        turn.emulator.lazy_streams(lazy);
+        turn.emulator.lose_device(1);
+        let error = work(&stream).and_then(|_| stream.synchronize()).unwrap_err();
+        turn.emulator.lazy_streams(false);
+        assert_eq!(error.kind(), ErrorKind::DeviceLost, "{error}");
+        assert_eq!(stream.download(&memory).unwrap_err(), error);
+        assert_eq!(device.stream().unwrap_err(), error);
+        assert_eq!(Slice::<u8>::new(&device.clone(), "more", 1).unwrap_err(), error);
+        drop((memory, stream, device));
+        turn.nothing_is_left();
+        // The process lives, and a device that is opened anew works.
+        let device = Device::open(0).unwrap();
+        let stream = device.stream().unwrap();
+        let (x, fault) = work(&stream).unwrap();
+        assert_eq!(stream.download(&x).unwrap(), [0.6, 0.8]);
+        assert_eq!(stream.download(&fault).unwrap(), [u64::MAX]);
+    }
+}
+
+/// A recorded graph runs on what memory holds when it is launched, with one call.
+#[test]
+fn a_graph_replays_on_new_data() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let (x, fault) = (stream.upload("x", &[0.0f32; 4]).unwrap(), stream.upload("fault", &[0u64]).unwrap());
+    let count = stream.upload("count", &[0u32]).unwrap();
+    let rows = Rows::new(2, count.clone()).unwrap();
+    let graph = stream
+        .record(|| {
+            stream.fill(&fault, 0xFF)?;
+            normalize::enqueue(&stream, &rows, 2, &x, 0, &fault)
+        })
+        .unwrap();
+    assert_eq!(stream.download(&fault).unwrap(), [0], "nothing ran while it was recorded");
+    for (rows, expected) in [(1u32, [0.6, 0.8, 6.0, 8.0]), (2, [0.6, 0.8, 0.6, 0.8])] {
+        stream.upload_to(&[3.0, 4.0, 6.0, 8.0], &x).unwrap();
+        stream.upload_to(&[rows], &count).unwrap();
+        turn.emulator.reset_counters();
+        graph.launch().unwrap();
+        stream.synchronize().unwrap();
+        assert_eq!((turn.emulator.calls("cuGraphLaunch"), turn.emulator.calls("cuLaunchKernel")), (1, 0));
+        assert_eq!(stream.download(&x).unwrap(), expected);
+        assert_eq!(stream.download(&fault).unwrap(), [u64::MAX]);
+    }
+    drop((graph, x, fault, count, rows, stream, device));
+    turn.nothing_is_left();
+}
+
+/// What must not happen while a graph is recorded is an error, and the stream works afterwards.
+#[test]
+fn a_recording_that_fails_leaves_a_working_stream() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    assert!(stream.record(|| stream.synchronize()).is_err());
+    let given_up = stream.record(|| Err(CudaError::Busy { contexts: 0 }));
+    assert_eq!(given_up.err(), Some(CudaError::Busy { contexts: 0 }));
+    let (x, _) = work(&stream).unwrap();
+    assert_eq!(stream.download(&x).unwrap(), [0.6, 0.8]);
+    drop((x, stream, device));
+    turn.nothing_is_left();
+}
+
+/// Wrong arguments of an op are refused before any launch.
+#[test]
+fn wrong_arguments_are_named() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let (x, fault) = (stream.upload("x", &[1.0f32; 6]).unwrap(), stream.upload("fault", &[0u64]).unwrap());
+    let rows = Rows::exactly(&stream, 2).unwrap();
+    turn.emulator.reset_counters();
+    let error = normalize::enqueue(&stream, &rows, 4, &x, 0, &fault).unwrap_err();
+    assert_eq!(error.to_string(), "rows to normalise has 6 elements, the shape [2, 4] needs 8");
+    assert!(
+        normalize::enqueue(
+            &stream,
+            &Rows::exactly(&stream, 0).unwrap(),
+            0,
+            &x.part(0..0).unwrap(),
+            0,
+            &fault
+        )
+        .is_err()
+    );
+    assert_eq!(turn.emulator.count("launches"), 0);
+    drop((x, fault, rows, stream, device));
+    turn.nothing_is_left();
+}

@@ -1,0 +1,367 @@
+//! The CUDA backend.
+
+use mercer::cpu::activation::Activation;
+use mercer::cpu::normalize::normalize;
+use mercer::cuda::head::{Head, LayerWeights, Segment};
+use mercer::cuda::linear::Linear;
+use mercer::cuda::{CudaError, Device, Precision, Rows, Slice, Stream, Tensor};
+
+use super::oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, wide};
+use super::{Case, Layer, Shape, cases, device::device, linear};
+
+/// Stands for a row that a segment does not have.
+const ABSENT: u32 = u32::MAX;
+
+/// Allowed error against f64, relative to the largest magnitude (the contract for encoders).
+fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => F32_TOLERANCE,
+        Precision::F16 => 2e-3,
+        Precision::Bf16 => 2e-2,
+    }
+}
+
+fn values(layer: &Layer) -> LayerWeights<'_> {
+    let &Layer { outputs, inputs, ref weight, ref bias, activation } = layer;
+    LayerWeights { outputs, inputs, weight, bias: bias.as_deref(), activation }
+}
+
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).unwrap()
+}
+
+/// A case's head and towers on a device.
+struct OnDevice<'a> {
+    case: &'a Case,
+    stream: Stream,
+    precision: Precision,
+    head: Head,
+    data: Vec<Tensor>,
+}
+
+impl<'a> OnDevice<'a> {
+    fn new(device: &Device, case: &'a Case, precision: Precision, normalize: bool) -> OnDevice<'a> {
+        let stream = device.stream().unwrap();
+        let layers: Vec<LayerWeights<'_>> = case.layers.iter().map(values).collect();
+        let head = Head::new(&stream, precision, &case.widths, &layers, normalize).unwrap();
+        let data = case.data.iter().map(|data| Tensor::upload(&stream, "data", precision, data).unwrap());
+        let data = data.collect();
+        OnDevice { case, stream, precision, head, data }
+    }
+
+    /// Where batch row `row` of the case lies in a segment; beyond its rows, just so or by far, if it is not there.
+    fn place(&self, segment: usize, row: usize) -> u32 {
+        let rows = &self.case.rows[segment];
+        let beyond = if row.is_multiple_of(2) { ABSENT } else { to_u32(rows.len()) };
+        rows.iter().position(|&r| r == row).map_or(beyond, to_u32)
+    }
+
+    /// The segments for a batch of these rows of the case; in place of `None` stands a row whose segments are `others`.
+    fn segments(&self, rows: &[Option<usize>], mut others: impl FnMut(usize) -> u32) -> Vec<Segment> {
+        let segments = self.data.iter().enumerate().map(|(s, data)| {
+            let index = rows.iter().map(|row| row.map_or_else(|| others(s), |row| self.place(s, row)));
+            let index: Vec<u32> = index.collect();
+            Segment { index: self.stream.upload("index", &index).unwrap(), data: data.clone() }
+        });
+        segments.collect()
+    }
+
+    fn workspace(&self, most: usize) -> Slice<u8> {
+        let workspace = Slice::new(self.stream.device(), "workspace", self.head.workspace(most)).unwrap();
+        self.stream.fill(&workspace, 0xFF).unwrap();
+        workspace
+    }
+
+    /// Memory that must be written.
+    fn output(&self, len: usize) -> Slice<f32> {
+        let output = Slice::new(self.stream.device(), "output", len).unwrap();
+        self.stream.fill(&output, 0xFF).unwrap();
+        output
+    }
+
+    /// The output and the fault record for a batch of `segments`.
+    fn run(&self, batch: usize, segments: &[Segment]) -> (Vec<f32>, u64) {
+        let rows = Rows::exactly(&self.stream, batch).unwrap();
+        let fault = self.stream.upload("fault", &[u64::MAX]).unwrap();
+        let (workspace, output) = (self.workspace(batch), self.output(batch * self.head.outputs()));
+        self.head.enqueue(&self.stream, &rows, segments, &workspace, &output, 5, &fault).unwrap();
+        (self.stream.download(&output).unwrap(), self.stream.download(&fault).unwrap()[0])
+    }
+
+    /// The case's own batch.
+    fn run_case(&self) -> (Vec<f32>, u64) {
+        let rows: Vec<Option<usize>> = (0..self.case.batch).map(Some).collect();
+        self.run(self.case.batch, &self.segments(&rows, |_| ABSENT))
+    }
+
+    fn what(&self) -> String {
+        format!("{:?}, {}", self.precision, self.case.what)
+    }
+}
+
+/// Every case in every precision, with the parts of linear heads.
+#[test]
+fn device_agrees_with_f64() {
+    let Some(device) = device() else { return };
+    for case in cases() {
+        for precision in Precision::ALL {
+            let on = OnDevice::new(&device, &case, precision, false);
+            let shape = [case.batch, case.outputs()];
+            assert_eq!((on.head.outputs(), on.head.is_linear()), (case.outputs(), case.is_linear()));
+            let (found, fault) = on.run_case();
+            // Values with four bits after the point are what they are in every precision; the concatenation is rounded once.
+            let tolerance = if case.sums_are_exact() { 0.0 } else { tolerance(precision) };
+            assert_close(&on.what(), &found, &case.expected(), &shape, tolerance);
+            assert_eq!(fault, u64::MAX, "{}", on.what());
+            if case.is_linear() {
+                check_parts(&on, &found, tolerance);
+            }
+        }
+    }
+}
+
+/// Parts and bias add up to the output. Rows without the segment have parts of zero.
+fn check_parts(on: &OnDevice<'_>, output: &[f32], tolerance: f64) {
+    let (case, outputs) = (on.case, on.head.part_outputs());
+    let bias = case.layers.first().and_then(|layer| layer.bias.clone());
+    let bias = wide(&bias.unwrap_or(vec![0.0; outputs]));
+    let mut sums: Vec<f64> = (0..case.batch).flat_map(|_| bias.clone()).collect();
+    let rows: Vec<Option<usize>> = (0..case.batch).map(Some).collect();
+    let (count, workspace) = (Rows::exactly(&on.stream, case.batch).unwrap(), on.workspace(case.batch));
+    for (s, segment) in on.segments(&rows, |_| ABSENT).iter().enumerate() {
+        let output = on.output(case.batch * outputs);
+        on.head.enqueue_parts(&on.stream, &count, s, segment, &workspace, &output).unwrap();
+        let part = on.stream.download(&output).unwrap();
+        for (row, part) in part.chunks_exact(outputs).enumerate() {
+            let zero = part.iter().all(|x| x.to_bits() == 0);
+            assert!(zero || case.rows[s].contains(&row), "{}: part {s} of row {row}", on.what());
+        }
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part));
+    }
+    // The f32 sum is in another order.
+    let tolerance = if tolerance == 0.0 { 0.0 } else { F32_TOLERANCE };
+    assert_close(&format!("parts, {}", on.what()), output, &sums, &[case.batch, outputs], tolerance);
+}
+
+/// Heads whose rows are watched: several chunks in a segment, aligned and not, one layer and more, few outputs and more
+/// than a tile has.
+fn watched() -> Vec<Case> {
+    let hidden = [(70, true, Activation::Relu), linear(9)];
+    let case =
+        |widths: &[usize], layers: &[Shape]| Case::new(widths, 11, layers, false, super::every_pattern);
+    vec![
+        case(&[300, 520, 64], &[linear(70)]),
+        case(&[33, 260, 1], &[linear(150)]),
+        case(&[20, 260], &[linear(9)]),
+        case(&[40, 31], &hidden),
+    ]
+}
+
+/// More rows than any card has blocks at a time: the chunks of a tile are summed by one block.
+const MANY: usize = 4300;
+
+/// A row's bits are the same alone and anywhere in batches of any size, whatever its neighbours have.
+#[test]
+fn rows_do_not_depend_on_the_batch() {
+    let Some(device) = device() else { return };
+    let mut random = Random::new(3);
+    for (at, case) in watched().into_iter().enumerate() {
+        for precision in Precision::ALL {
+            let on = OnDevice::new(&device, &case, precision, true);
+            let width = on.head.outputs();
+            let (found, _) = on.run_case();
+            for batch in [1, 7, 16, 17, 65, 300, MANY] {
+                if batch == MANY && !(1..=2).contains(&at) {
+                    continue; // these take long, and one case for each kind of tile says it
+                }
+                let mut rows: Vec<Option<usize>> = vec![None; batch];
+                for _ in 0..batch.div_ceil(2) {
+                    rows[random.below(batch)] = Some(random.below(case.batch));
+                }
+                let others = |s: usize| match case.rows[s].len() {
+                    len if random.below(3) > 0 => to_u32(random.below(len)),
+                    _ => ABSENT,
+                };
+                let segments = on.segments(&rows, others);
+                let (other, _) = on.run(batch, &segments);
+                for (at, row) in rows.iter().enumerate() {
+                    let Some(row) = *row else { continue };
+                    let what = format!("{}: row {row} at {at} of {batch}", on.what());
+                    let (at, row) = (at * width..(at + 1) * width, row * width..(row + 1) * width);
+                    assert_bits(&what, &other[at], &found[row], &[width]);
+                }
+            }
+        }
+    }
+}
+
+/// The normalised output is the normalisation, as the CPU defines it, of the output without; rows without direction are
+/// named and stay.
+#[test]
+fn normalisation_is_the_defined_one() {
+    let Some(device) = device() else { return };
+    let mut all = watched();
+    // No bias: a row that has nothing is zero. Two tiles of columns; the concatenation.
+    for layers in [&[(200, false, Activation::Identity)][..], &[(5, false, Activation::Identity)], &[]] {
+        all.push(Case::new(&[5, 9], 70, layers, false, |row, _| row != 3 && row != 66));
+    }
+    for case in all {
+        for precision in Precision::ALL {
+            let (plain, _) = OnDevice::new(&device, &case, precision, false).run_case();
+            let on = OnDevice::new(&device, &case, precision, true);
+            let (found, fault) = on.run_case();
+            let (mut expected, width) = (plain, on.head.outputs());
+            let rows = expected.chunks_exact_mut(width).enumerate();
+            let bad: Vec<usize> = rows.filter_map(|(at, row)| normalize(row).err().map(|_| at)).collect();
+            assert_bits(&on.what(), &found, &expected, &[case.batch, width]);
+            let record = bad.first().map_or(u64::MAX, |&row| 5 << 48 | u64::from(to_u32(row)));
+            assert_eq!(fault, record, "{}", on.what());
+        }
+    }
+}
+
+/// Weights may hold anything where a row lacks the segment, beside rows that have it.
+#[test]
+fn absent_weights_are_not_read() {
+    let Some(device) = device() else { return };
+    for precision in Precision::ALL {
+        let layers = [(1, false, Activation::Identity)];
+        let mut case = Case::new(&[1, 2, 1], 2, &layers, true, |row, s| row == 1 || s != 1);
+        case.layers[0].weight = vec![1.0, f32::NAN, f32::INFINITY, 2.0];
+        case.data = vec![vec![3.0; 2], vec![1.0; 2], vec![5.0; 2]];
+        let on = OnDevice::new(&device, &case, precision, false);
+        for batch in [2, MANY] {
+            let rows: Vec<Option<usize>> = (0..batch).map(|row| Some(row % 2)).collect();
+            let (found, _) = on.run(batch, &on.segments(&rows, |_| ABSENT));
+            let right = |pair: &[f32]| pair[0] == 13.0 && pair[1].is_nan();
+            assert!(found.chunks_exact(2).all(right), "{precision:?}, batch {batch}");
+        }
+    }
+}
+
+/// One recorded graph serves other values and any count; what lies behind the count is neither read nor written.
+#[test]
+fn recorded_head_serves_any_count() {
+    let Some(device) = device() else { return };
+    for case in watched() {
+        for (precision, most) in [(Precision::F32, 20), (Precision::F16, 20), (Precision::Bf16, 8)] {
+            let on = OnDevice::new(&device, &case, precision, true);
+            let (stream, width) = (&on.stream, on.head.outputs());
+            let (expected, _) = on.run_case();
+            let count = stream.upload("count", &[0]).unwrap();
+            let rows = Rows::new(most, count.clone()).unwrap();
+            let segments = on.segments(&vec![None; most], |_| 0);
+            let fault = stream.upload("fault", &[u64::MAX]).unwrap();
+            let (workspace, output) = (on.workspace(most), on.output(most * width));
+            let graph = stream
+                .record(|| on.head.enqueue(stream, &rows, &segments, &workspace, &output, 5, &fault))
+                .unwrap();
+            let mut random = Random::new(11);
+            for live in [3, 0, most, 1] {
+                stream.upload_to(&[to_u32(live)], &count).unwrap();
+                stream.fill(&output, 0xFF).unwrap();
+                let order: Vec<usize> = (0..live).map(|_| random.below(case.batch)).collect();
+                for (s, segment) in segments.iter().enumerate() {
+                    // Behind the count, rows that would be read.
+                    let mut index = vec![0; most];
+                    index.iter_mut().zip(&order).for_each(|(index, &row)| *index = on.place(s, row));
+                    stream.upload_to(&index, &segment.index).unwrap();
+                }
+                graph.launch().unwrap();
+                let found = stream.download(&output).unwrap();
+                for (at, &row) in order.iter().enumerate() {
+                    let what = format!("{}: row {row} at {at} of {live}", on.what());
+                    let expected = &expected[row * width..(row + 1) * width];
+                    assert_bits(&what, &found[at * width..(at + 1) * width], expected, &[width]);
+                }
+                let untouched = found[live * width..].iter().all(|x| x.to_bits() == u32::MAX);
+                assert!(untouched, "{}: written behind {live} rows", on.what());
+            }
+        }
+    }
+}
+
+/// A linear layer over dense rows, in and out in the model's precision.
+#[test]
+fn dense_layers() {
+    let Some(device) = device() else { return };
+    let stream = device.stream().unwrap();
+    for (rows, inputs, outputs) in
+        [(1, 300, 70), (5, 0, 3), (9, 64, 64), (70, 33, 130), (0, 4, 4), (17, 1, 1)]
+    {
+        for precision in Precision::ALL {
+            let case = Case::new(&[inputs], rows, &[(outputs, true, Activation::Relu)], false, |_, _| true);
+            let layer = Linear::new(&stream, precision, &values(&case.layers[0])).unwrap();
+            assert_eq!((layer.inputs(), layer.outputs()), (inputs, outputs));
+            let input = Tensor::upload(&stream, "input", precision, &case.data[0]).unwrap();
+            let output = Tensor::new(&device, "output", precision, rows * outputs).unwrap();
+            let workspace = Slice::new(&device, "workspace", layer.workspace(rows)).unwrap();
+            let count = Rows::exactly(&stream, rows).unwrap();
+            layer.enqueue(&stream, &count, &input, &workspace, &output).unwrap();
+            let (found, expected) = (output.download(&stream).unwrap(), case.expected());
+            let what = format!("{precision:?}, {}", case.what);
+            assert_close(&what, &found, &expected, &[rows, outputs], tolerance(precision));
+        }
+    }
+}
+
+/// Every way the arguments can disagree.
+#[test]
+fn device_refusals() {
+    let Some(device) = device() else { return };
+    let stream = device.stream().unwrap();
+    let layer = |outputs, inputs, weight| LayerWeights {
+        outputs,
+        inputs,
+        weight,
+        bias: None,
+        activation: Activation::Identity,
+    };
+    let head = |widths: &[usize], layers: &[LayerWeights<'_>], normalize| {
+        Head::new(&stream, Precision::F16, widths, layers, normalize)
+    };
+    let weight = &[0.0; 6][..];
+    assert!(matches!(head(&[1, 2], &[layer(2, 4, weight)], false), Err(CudaError::Length { .. })));
+    assert!(matches!(head(&[1, 1], &[layer(3, 2, weight); 2], false), Err(CudaError::Length { .. })));
+    let short = LayerWeights { bias: Some(&[0.0]), ..layer(2, 3, weight) };
+    assert!(matches!(head(&[1, 2], &[short], false), Err(CudaError::Length { .. })));
+    assert!(matches!(head(&[usize::MAX, 1], &[], false), Err(CudaError::Limit { .. })));
+    assert!(matches!(head(&[1; 33], &[], false), Err(CudaError::Limit { .. })));
+    assert!(matches!(head(&[0], &[], true), Err(CudaError::Limit { .. })));
+
+    let head = head(&[1, 2], &[layer(2, 3, weight)], true).unwrap();
+    let rows = Rows::exactly(&stream, 3).unwrap();
+    let fault = stream.upload("fault", &[u64::MAX]).unwrap();
+    let segment = |index: usize, precision, len: usize| Segment {
+        index: stream.upload("index", &vec![0u32; index]).unwrap(),
+        data: Tensor::upload(&stream, "data", precision, &vec![0.0; len]).unwrap(),
+    };
+    let (one, two) = (segment(3, Precision::F16, 1), segment(3, Precision::F16, 2));
+    let run = |segments: &[Segment], workspace: usize, output: usize| {
+        let workspace = Slice::new(&device, "workspace", workspace)?;
+        let output = Slice::new(&device, "output", output)?;
+        head.enqueue(&stream, &rows, segments, &workspace, &output, 0, &fault)
+    };
+    let enough = head.workspace(3);
+    assert_eq!(run(&[one.clone(), two.clone()], enough, 6), Ok(()));
+    let length = |result: Result<(), CudaError>| {
+        assert!(matches!(result, Err(CudaError::Length { .. })), "{result:?}")
+    };
+    let limit =
+        |result: Result<(), CudaError>| assert!(matches!(result, Err(CudaError::Limit { .. })), "{result:?}");
+    length(run(std::slice::from_ref(&one), enough, 6));
+    length(run(&[one.clone(), one.clone()], enough, 6));
+    length(run(&[one.clone(), segment(2, Precision::F16, 2)], enough, 6));
+    length(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
+    length(run(&[one.clone(), two.clone()], enough, 5));
+    limit(run(&[one.clone(), two.clone()], 0, 6));
+    let parts = |at, values: &Segment, output: usize| {
+        let output = Slice::new(&device, "output", output)?;
+        let workspace = Slice::new(&device, "workspace", enough)?;
+        head.enqueue_parts(&stream, &rows, at, values, &workspace, &output)
+    };
+    assert_eq!(parts(1, &two, 6), Ok(()));
+    limit(parts(2, &two, 6));
+    length(parts(1, &one, 6));
+    length(parts(1, &two, 5));
+}
