@@ -76,6 +76,7 @@ impl Context {
     }
 
     /// Pinned memory of `len` words; it goes with the context.
+    #[allow(clippy::mut_from_ref, reason = "each call gives other memory")]
     pub fn pinned(&self, len: usize) -> Answer<&mut [f32]> {
         let mut address = null_mut();
         // SAFETY: the driver writes the address of that many bytes, which every pattern of bits makes floats.
