@@ -13,7 +13,7 @@ pub struct Searcher {
 enum On {
     Cpu(Catalogue),
     #[cfg(feature = "cuda")]
-    Cuda(super::cuda::VectorSearch),
+    Cuda(Box<super::cuda::VectorSearch>),
 }
 
 impl std::fmt::Debug for Searcher {
@@ -34,7 +34,9 @@ impl Searcher {
         let on = match options.device {
             Device::Cpu => On::Cpu(catalogue.clone()),
             #[cfg(feature = "cuda")]
-            Device::Cuda(ordinal) => On::Cuda(super::cuda::VectorSearch::new(ordinal, catalogue, options)?),
+            Device::Cuda(ordinal) => {
+                On::Cuda(Box::new(super::cuda::VectorSearch::new(ordinal, catalogue, options)?))
+            }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => return Err(super::EngineError::NoCuda.into()),
         };

@@ -22,7 +22,6 @@ pub(in crate::engine) struct VectorSearch {
 /// Where one call of at most `batch` queries for `k` hits has its parts.
 struct Places {
     upload: Layout,
-    scratch: Layout,
     download: Layout,
     plan: topk::Plan,
     count: Place<u32>,
@@ -39,7 +38,7 @@ impl Places {
         let (count, queries) = (upload.place(1), upload.place(batch.saturating_mul(corpus.dim)));
         let workspace = scratch.place(plan.workspace());
         let keys = download.place(batch.saturating_mul(k));
-        Ok(Places { upload, scratch, download, plan, count, queries, workspace, keys })
+        Ok(Places { upload, download, plan, count, queries, workspace, keys })
     }
 
     fn enqueue(
