@@ -30,7 +30,7 @@ DEV void find_digit(Selection& shared, uint32_t wanted) {
   for (uint32_t i = 0; i < 8; ++i) own += shared.bins[top - i];
   uint32_t until = own;
 #pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
+  for (unsigned distance = 1; distance < 32; distance *= 2) {
     const uint32_t before = __shfl_up_sync(0xffffffffu, until, distance);
     if (lane >= distance) until += before;
   }
