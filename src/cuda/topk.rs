@@ -389,9 +389,9 @@ impl Plan {
     }
 }
 
-/// Puts a search on the stream: the best `k` rows of `corpus` for each of the queries `[batch.most(), dim]`, whose number is
-/// `batch`. What is launched depends on the plan alone. `keys`, `[batch.most(), k]`, gets the hits of each query, best
-/// first, as [`Corpus::hits`] reads them; 0 where there are no more rows. Queries that are not finite have no hits.
+/// Puts a search on the stream: the best `k` rows of `corpus` for each of the queries `[batch.most(), dim]`, whose number
+/// is `batch`. What is launched depends on the plan alone. `keys`, `[batch.most(), k]`, gets the hits of each query, best
+/// first, as [`Corpus::hits`] reads them; 0 where there are no more rows. A score that is NaN is no hit.
 ///
 /// # Errors
 /// [`CudaError::Length`] if the corpus or `batch` is not the plan's, or a slice does not have its shape; what the launches

@@ -172,6 +172,11 @@ impl Context {
         answer(unsafe { sys::cuStreamCreate(&raw mut stream, 1) }, ()).map(|()| stream)
     }
 
+    pub fn end_stream(&self, stream: CUstream) -> Answer {
+        // SAFETY: the driver checks the handle, which is not used again.
+        answer(unsafe { sys::cuStreamDestroy_v2(stream) }, ())
+    }
+
     pub fn wait(&self, stream: CUstream) -> Answer {
         // SAFETY: the driver checks the handle.
         answer(unsafe { sys::cuStreamSynchronize(stream) }, ())
