@@ -9,6 +9,9 @@ pub use crate::weights::Source;
 /// What an id beyond its table means, per modality.
 pub type UnknownIds = [UnknownId; Modality::ALL.len()];
 
+/// The most rows that a device encodes at once.
+pub const MAX_ROWS_AT_ONCE: usize = 65_536;
+
 /// Where the work runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,9 +22,6 @@ pub enum Device {
     /// The CUDA card of this number, as `mercer devices` counts them. Needs the feature `cuda`.
     Cuda(usize),
 }
-
-/// The most rows that a device encodes at once.
-pub const MAX_ROWS_AT_ONCE: usize = 65_536;
 
 impl std::fmt::Display for Device {
     /// As `--device` takes it: `cpu`, `cuda:0`.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unsafe_code, clippy::unwrap_used)] // plain C functions of a library that is there
 
 use std::ffi::{CString, c_char, c_int};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libloading::{Library, Symbol};
 
@@ -128,5 +129,37 @@ impl Emulator {
     unsafe fn symbol<T>(&self, name: &str) -> Symbol<'_, T> {
         // SAFETY: the caller's promise.
         unsafe { self.0.get(name.as_bytes()) }.unwrap()
+    }
+}
+
+/// The one driver of the process: tests take turns, and each finds and leaves it with nothing ordered.
+pub struct Turn {
+    pub emulator: Emulator,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Turn {
+    pub fn new() -> Turn {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Turn { emulator: Emulator::get(), _turn: turn }
+    }
+
+    /// Fails if anything is alive.
+    #[track_caller]
+    pub fn nothing_is_left(&self) {
+        for (kind, count) in self.emulator.all_live() {
+            assert_eq!(count, 0, "{kind} left");
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.emulator.fail_allocation(0);
+        self.emulator.lose_device(0);
+        self.emulator.schedule(0, 1);
+        self.emulator.lazy_streams(false);
+        self.emulator.memory(8 << 30);
     }
 }

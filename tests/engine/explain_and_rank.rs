@@ -3,14 +3,20 @@
 use mercer::catalogue::store::RowFeatures;
 use mercer::engine::Side;
 use mercer::input::Modality;
-use mercer::{Catalogue, Engine, Options, Request};
+use mercer::{Catalogue, Device, Engine, Request};
 
 use super::common::{self, Golden};
-use super::{catalogue, copy, edit_config, open, products, request, some_requests};
+use super::{catalogue, copy, edit_config, open, options, products, request, some_requests};
 
-#[test]
-fn parts_sum_to_the_score() {
-    let engine = open("dense");
+on_each_device! {
+    parts_sum_to_the_score,
+    tensors_are_answered_as_their_requests,
+    what_only_the_ranker_reads_can_be_supplied,
+    equal_ranker_scores_go_by_id_and_numbers_only,
+}
+
+fn parts_sum_to_the_score(device: Device) {
+    let engine = open(device, "dense");
     let catalogue = catalogue(&engine);
     let requests = some_requests();
     let hits = engine.search(&catalogue, &requests, 10).unwrap();
@@ -29,9 +35,8 @@ fn parts_sum_to_the_score() {
     }
 }
 
-#[test]
-fn tensors_are_answered_as_their_requests() {
-    let engine = open("dense");
+fn tensors_are_answered_as_their_requests(device: Device) {
+    let engine = open(device, "dense");
     let requests: Vec<Request> =
         some_requests().into_iter().filter(|r| r.text.is_some() || r.behaviour.is_some()).collect();
     let width = engine.ranker_width().unwrap();
@@ -52,8 +57,7 @@ fn tensors_are_answered_as_their_requests() {
     assert_eq!(ranked, engine.rank(&requests, &hits, &products).unwrap());
 }
 
-#[test]
-fn what_only_the_ranker_reads_can_be_supplied() {
+fn what_only_the_ranker_reads_can_be_supplied(device: Device) {
     let folder = copy("dense");
     edit_config(&folder, |config| {
         // Without its own behaviour tower, the query encoder reads the first 34 columns of its head.
@@ -64,7 +68,7 @@ fn what_only_the_ranker_reads_can_be_supplied() {
     let mut tensors = Golden::open("tests/golden/model/dense/model.safetensors").tensors();
     tensors.insert("narrow".into(), (vec![31, 34], common::values("narrow", 31 * 34)));
     common::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
-    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    let engine = Engine::open(folder.path(), options(device)).unwrap();
 
     let behaviour = common::values("behaviour", 12);
     let with = [request(Some(&[4]), None, Some(&behaviour))];
@@ -87,9 +91,8 @@ fn what_only_the_ranker_reads_can_be_supplied() {
     assert_ne!(scores(&with), scores(&without), "the ranker reads the behaviour");
 }
 
-#[test]
-fn equal_ranker_scores_go_by_id_and_numbers_only() {
-    let engine = open("dense");
+fn equal_ranker_scores_go_by_id_and_numbers_only(device: Device) {
+    let engine = open(device, "dense");
     let catalogue = catalogue(&engine);
     let one = [request(Some(&[1]), None, None)];
     let hits = engine.search(&catalogue, &one, 4).unwrap();

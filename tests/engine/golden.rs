@@ -3,12 +3,20 @@
 use std::collections::HashMap;
 
 use mercer::catalogue::store::RowFeatures;
-use mercer::engine::{Parts, Side};
+use mercer::engine::{Parts, Precision, Side};
 use mercer::input::{Bags, Features, Modality, Values};
-use mercer::{Behaviour, Catalogue, Request};
+use mercer::{Behaviour, Catalogue, Device, Engine, Request};
 
 use super::common::{self, Golden, assert_close, cosine};
-use super::{open, request, words};
+use super::{open, options, request, words};
+
+on_each_device! {
+    every_tower_kind_gives_pytorchs_vectors,
+    every_precision_keeps_the_direction,
+    a_linear_head_gives_pytorchs_vectors_and_scores,
+    parts_and_ranker_scores_are_pytorchs,
+    the_classic_ranker_gives_pytorchs_probabilities,
+}
 
 /// Contracts: the cosine of an f32 embedding with PyTorch's.
 const EMBEDDING_COSINE: f64 = 0.999_999;
@@ -52,10 +60,9 @@ fn dense_features(golden: &Golden) -> Features {
     features
 }
 
-#[test]
-fn every_tower_kind_gives_pytorchs_vectors() {
+fn every_tower_kind_gives_pytorchs_vectors(device: Device) {
     let golden = Golden::open("tests/golden/model/bags/golden.safetensors");
-    let engine = open("bags");
+    let engine = open(device, "bags");
     for (side, name) in [(Side::Query, "query"), (Side::Item, "item")] {
         let mut vectors = vec![0.0; 5 * engine.dim()];
         engine.encode_features(side, &bags_features(&golden, side), &mut vectors).unwrap();
@@ -68,10 +75,38 @@ fn every_tower_kind_gives_pytorchs_vectors() {
     }
 }
 
-#[test]
-fn a_linear_head_gives_pytorchs_vectors_and_scores() {
+/// In f32 on the CPU whatever the precision.
+fn every_precision_keeps_the_direction(device: Device) {
+    for (precision, least) in
+        [(Precision::F32, EMBEDDING_COSINE), (Precision::F16, 0.9999), (Precision::Bf16, 0.999)]
+    {
+        let open = |model| {
+            Engine::open(format!("tests/golden/model/{model}"), options(device).precision(precision)).unwrap()
+        };
+        let check = |name: &str, width: usize, found: &[f32], expected: &[f32]| {
+            for (row, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
+                let cosine = cosine(found, expected);
+                assert!(cosine >= least, "{precision:?}, {name} {row}: cosine {cosine}");
+            }
+        };
+        let golden = Golden::open("tests/golden/model/bags/golden.safetensors");
+        let engine = open("bags");
+        for (side, name) in [(Side::Query, "query"), (Side::Item, "item")] {
+            let mut vectors = vec![0.0; 5 * engine.dim()];
+            engine.encode_features(side, &bags_features(&golden, side), &mut vectors).unwrap();
+            check(name, engine.dim(), &vectors, &golden.f32s(name));
+        }
+        let golden = Golden::open("tests/golden/model/dense/golden.safetensors");
+        let engine = open("dense");
+        let mut vectors = vec![0.0; 5 * engine.dim()];
+        engine.encode_features(Side::Query, &dense_features(&golden), &mut vectors).unwrap();
+        check("dense", engine.dim(), &vectors, &golden.f32s("query"));
+    }
+}
+
+fn a_linear_head_gives_pytorchs_vectors_and_scores(device: Device) {
     let golden = Golden::open("tests/golden/model/dense/golden.safetensors");
-    let engine = open("dense");
+    let engine = open(device, "dense");
     let mut queries = vec![0.0; 5 * engine.dim()];
     engine.encode_features(Side::Query, &dense_features(&golden), &mut queries).unwrap();
     assert_close("query", &queries, &golden.f32s("query"), F32);
@@ -90,10 +125,9 @@ fn a_linear_head_gives_pytorchs_vectors_and_scores() {
     }
 }
 
-#[test]
-fn parts_and_ranker_scores_are_pytorchs() {
+fn parts_and_ranker_scores_are_pytorchs(device: Device) {
     let golden = Golden::open("tests/golden/model/dense/golden.safetensors");
-    let engine = open("dense");
+    let engine = open(device, "dense");
     // The golden inputs as requests: ids beyond the tokenizer's words are left to the tensor form above.
     let behaviour = golden.f32s("behaviour.values");
     let rows = [
@@ -136,11 +170,10 @@ fn parts_and_ranker_scores_are_pytorchs() {
     assert!(ranked[0].is_sorted_by(|a, b| a.rank_score >= b.rank_score));
 }
 
-#[test]
-fn the_classic_ranker_gives_pytorchs_probabilities() {
+fn the_classic_ranker_gives_pytorchs_probabilities(device: Device) {
     // One linear layer with a sigmoid over user, clicked items and a linear layer over the image tower.
     let golden = Golden::open("tests/golden/model/bags/golden.safetensors");
-    let engine = open("bags");
+    let engine = open(device, "bags");
     let features = bags_features(&golden, Side::Query);
     let Some(Values::Bags(clicks)) = features.column(Modality::Behaviour).map(|column| column.values())
     else {

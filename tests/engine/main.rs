@@ -3,16 +3,46 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "cuda")]
+#[path = "../device/mod.rs"]
+mod device;
+
+/// Makes tests of functions of a device: `cpu::<name>` and, if it is built in, `cuda::<name>`.
+macro_rules! on_each_device {
+    ($($test:ident),* $(,)?) => {
+        mod cpu {
+            $(#[test]
+            fn $test() {
+                super::$test(mercer::Device::Cpu);
+            })*
+        }
+
+        #[cfg(feature = "cuda")]
+        mod cuda {
+            $(#[test]
+            fn $test() {
+                if crate::device::device().is_some() {
+                    super::$test(mercer::Device::Cuda(0));
+                }
+            })*
+        }
+    };
+}
+
 mod explain_and_rank;
 mod golden;
 mod invariance;
 mod opening;
 mod refusals;
 
-use mercer::{Behaviour, Catalogue, Engine, Options, Request};
+use mercer::{Behaviour, Catalogue, Device, Engine, Options, Request};
 
-fn open(model: &str) -> Engine {
-    Engine::open(format!("tests/golden/model/{model}"), Options::default()).unwrap()
+fn options(device: Device) -> Options {
+    Options::default().device(device)
+}
+
+fn open(device: Device, model: &str) -> Engine {
+    Engine::open(format!("tests/golden/model/{model}"), options(device)).unwrap()
 }
 
 /// Words of the golden tokenizer are `w1` to `w39`; their ids are their numbers.

@@ -3,13 +3,24 @@
 use mercer::catalogue::store::RowFeatures;
 use mercer::engine::Side;
 use mercer::input::{Bags, Features, Modality, Values};
-use mercer::{Behaviour, Catalogue, Engine, ErrorKind, Hit, Options, Request};
+use mercer::{Behaviour, Catalogue, Device, Engine, ErrorKind, Hit, Metric, Request};
 
-use super::{catalogue, copy, edit_config, open, request};
+use super::common::{self, Golden};
+use super::{catalogue, copy, edit_config, open, options, request};
 
-#[test]
-fn calls_that_cannot_be_answered_are_refused_with_their_row() {
-    let engine = open("dense");
+on_each_device! {
+    calls_that_cannot_be_answered_are_refused_with_their_row,
+    ready_made_tensors_of_another_form_are_refused,
+    tensors_that_cannot_be_answered_are_refused_with_their_row,
+    a_vector_without_direction_is_refused,
+    a_vector_that_is_not_finite_is_refused,
+    a_query_that_cannot_be_scored_is_refused,
+    weights_for_a_pooling_without_weights_name_their_row,
+    a_batch_larger_than_memory_would_hold_is_refused,
+}
+
+fn calls_that_cannot_be_answered_are_refused_with_their_row(device: Device) {
+    let engine = open(device, "dense");
     let message = |requests: &[Request]| engine.encode_queries(requests).unwrap_err().to_string();
     let fine = request(Some(&[1]), None, None);
     let one = std::slice::from_ref(&fine);
@@ -63,7 +74,7 @@ fn calls_that_cannot_be_answered_are_refused_with_their_row() {
     let hits = engine.search(&catalogue, &user, 4).unwrap();
     let error = engine.rank(&user, &hits, &products).unwrap_err();
     assert_eq!(error.to_string(), "query 0: nothing to rank by: it has none of text, behaviour");
-    let error = open("bags").explain(&open_catalogue_13(), &user, &hits).unwrap_err();
+    let error = open(device, "bags").explain(&open_catalogue_13(), &user, &hits).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the query head is not one linear layer: a score does not split into parts"
@@ -72,12 +83,11 @@ fn calls_that_cannot_be_answered_are_refused_with_their_row() {
 }
 
 fn open_catalogue_13() -> Catalogue {
-    Catalogue::new(mercer::Metric::InnerProduct, 13, vec![1], vec![1.0; 13]).unwrap()
+    Catalogue::new(Metric::InnerProduct, 13, vec![1], vec![1.0; 13]).unwrap()
 }
 
-#[test]
-fn ready_made_tensors_of_another_form_are_refused() {
-    let engine = open("bags");
+fn ready_made_tensors_of_another_form_are_refused(device: Device) {
+    let engine = open(device, "bags");
     let mut vectors = vec![0.0; engine.dim()];
     let mut message = |modality, values| {
         let mut features = Features::new(1);
@@ -107,9 +117,8 @@ fn ready_made_tensors_of_another_form_are_refused() {
     );
 }
 
-#[test]
-fn tensors_that_cannot_be_answered_are_refused_with_their_row() {
-    let engine = open("dense");
+fn tensors_that_cannot_be_answered_are_refused_with_their_row(device: Device) {
+    let engine = open(device, "dense");
     let catalogue = catalogue(&engine);
     let products = RowFeatures { width: 24, data: vec![0.0; 4 * 24] };
     let bad = [request(Some(&[1]), None, None), request(None, Some(1), Some(&[1.0]))];
@@ -140,25 +149,83 @@ fn tensors_that_cannot_be_answered_are_refused_with_their_row() {
     assert_eq!(error.to_string(), "2 lists of hits for 3 requests");
 }
 
-#[test]
-fn a_vector_without_direction_is_refused() {
+fn a_vector_without_direction_is_refused(device: Device) {
     // An all-padding bag encodes to the bias; without other modalities and bias there is nothing to normalise.
     let folder = copy("dense");
     edit_config(&folder, |config| config["encoders"]["item"]["towers"][0]["padding_id"] = 7.into());
-    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    let engine = Engine::open(folder.path(), options(device)).unwrap();
     let error =
         engine.encode_items(&[request(Some(&[1]), None, None), request(Some(&[7]), None, None)]).unwrap_err();
     assert_eq!(error.to_string(), "item 1: it encodes to a vector of zeros, which cannot be normalised");
 }
 
-#[test]
-fn weights_for_a_pooling_without_weights_name_their_row() {
+/// The `dense` model with row 9 of the text table, which no product has, replaced by a value.
+fn with_text_row_9(value: f32) -> tempfile::TempDir {
+    let folder = copy("dense");
+    let mut tensors = Golden::open("tests/golden/model/dense/model.safetensors").tensors();
+    let (shape, data) = tensors.get_mut("text.weight").unwrap();
+    data[9 * shape[1]..10 * shape[1]].fill(value);
+    common::write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+    folder
+}
+
+fn a_vector_that_is_not_finite_is_refused(device: Device) {
+    for value in [f32::NAN, f32::INFINITY] {
+        let engine = Engine::open(with_text_row_9(value).path(), options(device)).unwrap();
+        let mut many = vec![request(Some(&[1]), None, None); 300];
+        many[299] = request(Some(&[9]), None, None);
+        let error = engine.encode_items(&many).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("item 299: it encodes to a vector with "), "{text}");
+        assert!(text.ends_with(" at position 0, which cannot be normalised"), "{text}");
+    }
+}
+
+/// An encoder that does not normalise leaves the refusal to the search, which names the row and the value.
+fn a_query_that_cannot_be_scored_is_refused(device: Device) {
+    for (metric, normalize) in [(Metric::Cosine, "l2"), (Metric::InnerProduct, "none")] {
+        let open = |value: f32| {
+            let folder = with_text_row_9(value);
+            edit_config(&folder, |config| {
+                let encoders = &mut config["encoders"];
+                encoders["item"]["normalize"] = normalize.into();
+                let query = &mut encoders["query"];
+                query["normalize"] = "none".into();
+                query["towers"] = serde_json::json!([query["towers"][0]]);
+                query["head"] = serde_json::json!([{"weight": "item_head.weight"}]);
+                config["ignore"] = serde_json::json!(["query_head.", "user."]);
+            });
+            Engine::open(folder.path(), options(device)).unwrap()
+        };
+        let mut many = vec![request(Some(&[1]), None, None); 300];
+        many[299] = request(Some(&[9]), None, None);
+        let message = |value: f32| {
+            let engine = open(value);
+            assert_eq!(engine.metric(), metric);
+            engine.encode_queries(&many).unwrap(); // it is no use, but it is what the model says
+            engine.search(&catalogue(&engine), &many, 1).unwrap_err().to_string()
+        };
+        assert_eq!(message(0.0), "query 299 is all zeros");
+        assert_eq!(message(f32::NAN), "query 299 has NaN at position 0");
+        let engine = open(1e25);
+        let long = engine.search(&catalogue(&engine), &many, 1);
+        match metric {
+            Metric::Cosine => assert_eq!(long.unwrap().len(), 300),
+            Metric::InnerProduct => {
+                let error = long.unwrap_err().to_string();
+                assert!(error.starts_with("query 299 has length "), "{error}");
+            }
+        }
+    }
+}
+
+fn weights_for_a_pooling_without_weights_name_their_row(device: Device) {
     let folder = copy("bags");
     edit_config(&folder, |config| {
         config["encoders"]["query"]["towers"][4]["pooling"] = "mean".into();
         config["ranker"]["query_towers"][1]["pooling"] = "mean".into();
     });
-    let engine = Engine::open(folder.path(), Options::default()).unwrap();
+    let engine = Engine::open(folder.path(), options(device)).unwrap();
     let items = |weights| Request {
         behaviour: Some(Behaviour::Items { ids: vec![1, 2], weights }),
         ..Request::default()
@@ -172,9 +239,8 @@ fn weights_for_a_pooling_without_weights_name_their_row() {
     assert_eq!(engine.preprocess(Side::Query, &requests).unwrap_err().to_string(), text);
 }
 
-#[test]
-fn a_batch_larger_than_memory_would_hold_is_refused() {
-    let engine = open("dense");
+fn a_batch_larger_than_memory_would_hold_is_refused(device: Device) {
+    let engine = open(device, "dense");
     let mut features = Features::new(usize::MAX / 16 + 1);
     let error = engine.encode_features(Side::Query, &features, &mut []).unwrap_err();
     assert!(error.to_string().starts_with("the output slice has 0 values"), "{error}");
