@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-#[allow(dead_code, reason = "cargo's entry point")]
 mod emulator;
 mod kernels;
 

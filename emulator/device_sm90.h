@@ -16,6 +16,7 @@ DEV void tma_load_2d(void* dst, const TensorMap* m, uint64_t* b, int x, int y, E
   emu::tma_load_2d(dst, m, b, x, y, _site);
 }
 
+DEV void fence_proxy_async() {}
 DEV void wgmma_fence(EMU_SITE) { emu::wgmma_fence(_site); }
 DEV void wgmma_commit(EMU_SITE) { emu::wgmma_commit(_site); }
 template <int N>

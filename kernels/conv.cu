@@ -149,5 +149,5 @@ extern "C" __global__ void __launch_bounds__(128) conv_64x64_f32(const ConvArgs 
 extern "C" __global__ void __launch_bounds__(128) conv_64x64_f16(const ConvArgs args) { conv<__half, 64, 64, 32, false>(args); }
 extern "C" __global__ void __launch_bounds__(128) conv_64x64_bf16(const ConvArgs args) { conv<__nv_bfloat16, 64, 64, 32, false>(args); }
 extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(const ConvArgs args) { conv<float, 128, 64, 32, true>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_gather_f16(const ConvArgs args) { conv<__half, 128, 64, 32, true>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_gather_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, true>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_f16(const ConvArgs args) { conv<__half, 128, 64, 32, true>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, true>(args); }

@@ -149,8 +149,8 @@ extern "C" __global__ void __launch_bounds__(256) pool_max_f32(const PoolArgs ar
 extern "C" __global__ void __launch_bounds__(256) pool_max_f16(const PoolArgs args) { pool<__half, true>(args); }
 extern "C" __global__ void __launch_bounds__(256) pool_max_bf16(const PoolArgs args) { pool<__nv_bfloat16, true>(args); }
 extern "C" __global__ void __launch_bounds__(256) pool_average_f32(const PoolArgs args) { pool<float, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) pool_average_f16(const PoolArgs args) { pool<__half, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) pool_average_bf16(const PoolArgs args) { pool<__nv_bfloat16, false>(args); }
+extern "C" __global__ void __launch_bounds__(256, 4) pool_average_f16(const PoolArgs args) { pool<__half, false>(args); }
+extern "C" __global__ void __launch_bounds__(256, 4) pool_average_bf16(const PoolArgs args) { pool<__nv_bfloat16, false>(args); }
 extern "C" __global__ void __launch_bounds__(256) pool_global_average_f32(const GlobalPoolArgs args) { global_average<float>(args); }
 extern "C" __global__ void __launch_bounds__(256) pool_global_average_f16(const GlobalPoolArgs args) { global_average<__half>(args); }
 extern "C" __global__ void __launch_bounds__(256) pool_global_average_bf16(const GlobalPoolArgs args) { global_average<__nv_bfloat16>(args); }

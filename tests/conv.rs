@@ -471,7 +471,9 @@ mod cuda {
             let input = upload(&values.data, self.height * self.width * self.shape.in_channels);
             let residual = epilogue.then(|| upload(&values.residual, per_image));
             let output = poisoned(stream, precision, most * per_image);
-            let images = Rows::new(most, stream.upload("images", &[self.batch as u32]).unwrap()).unwrap();
+            let images =
+                Rows::new(most, stream.upload("images", &[u32::try_from(self.batch).unwrap()]).unwrap())
+                    .unwrap();
             conv.enqueue(stream, &images, &input, residual.as_ref(), epilogue, &output).unwrap();
             let mut found = output.download(stream).unwrap();
             let behind = found.split_off(self.batch * per_image);

@@ -1,12 +1,12 @@
-//! Pixels on the device against the CPU's preprocessor, bit for bit.
+//! Pixels on the device against the CPU's scaling, bit for bit.
 #![cfg(feature = "cuda")]
 #![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use device::{device, poisoned, round};
 use mercer::cuda::pixels::{PixelTable, enqueue_cast};
 use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor};
-use mercer::input::{Image, ImagePreprocessor};
-use mercer::model::{ImageInput, Pair};
+use mercer::input::PixelScaling;
+use mercer::model::Pair;
 use oracle::{Random, assert_bits};
 
 mod device;
@@ -35,21 +35,14 @@ fn download(stream: &Stream, output: &Tensor, len: usize) -> Vec<f32> {
 fn normalised_pixels_are_the_cpus() {
     let Some(device) = device() else { return };
     let stream = device.stream().unwrap();
-    let table = PixelTable::new(&stream, MEAN, STD).unwrap();
+    let scaling = PixelScaling::new(MEAN, STD);
+    let table = PixelTable::new(&stream, &scaling).unwrap();
     for (batch, height, width) in SIZES {
-        let config = serde_json::json!({
-            "height": height, "width": width, "resize": "none", "mean": MEAN, "std": STD,
-        });
-        let config: ImageInput = serde_json::from_value(config).unwrap();
-        let cpu = ImagePreprocessor::new(&config).unwrap();
         let len = height * width * 3;
         let mut random = Random::new(2);
         let pixels: Vec<u8> =
             (0..(batch + 1) * len).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
-        let mut expected = vec![0.0; batch * len];
-        for (pixels, values) in pixels.chunks_exact(len).zip(expected.chunks_exact_mut(len)) {
-            cpu.write(&Image::Rgb { width, height, data: pixels.to_vec() }, values).unwrap();
-        }
+        let expected = scaling.scale(&pixels[..batch * len]);
         let (count, pixels) = (images(&stream, batch), stream.upload("pixels", &pixels).unwrap());
         for precision in Precision::ALL {
             let output = poisoned(&stream, precision, (batch + 1) * len);
@@ -89,7 +82,7 @@ fn cast_pixels_are_rounded_to_nearest_even() {
 fn refusals() {
     let Some(device) = device() else { return };
     let stream = device.stream().unwrap();
-    let table = PixelTable::new(&stream, MEAN, STD).unwrap();
+    let table = PixelTable::new(&stream, &PixelScaling::new(MEAN, STD)).unwrap();
     let count = Rows::exactly(&stream, 1).unwrap();
     let pixels = stream.upload("pixels", &[0u8; 31]).unwrap();
     let values = stream.upload("values", &[0.0f32; 31]).unwrap();

@@ -224,7 +224,8 @@ mod cuda {
         let mut data = data.to_vec();
         data.resize(most * map.len(), f32::NAN);
         let input = Tensor::upload(stream, "input", precision, &data).unwrap();
-        let images = Rows::new(most, stream.upload("images", &[batch as u32]).unwrap()).unwrap();
+        let images =
+            Rows::new(most, stream.upload("images", &[u32::try_from(batch).unwrap()]).unwrap()).unwrap();
         let out = pool.map_or(Pair::square(1), |(_, shape)| shape.output(height, width).unwrap());
         let per_image = out.height * out.width * channels;
         let output = poisoned(stream, precision, most * per_image);

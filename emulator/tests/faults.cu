@@ -1,90 +1,136 @@
-// Planted faults. Every kernel writes out[0..n) = 2*in-like values that the driver can check.
+// Planted faults: each kernel reverses 256 floats with one fault in it, which tests/emulator/faults.rs expects the
+// emulator's builds to notice.
+//
+//   in, out: float [n], n = 256; one block of 256 threads; block_race takes two, oob_dyn_write n floats of dynamic memory
 #include "device.cuh"
 
-extern "C" __global__ void __launch_bounds__(256) ok_reverse(const float* in, float* out, int n) {          // the sound version of several below
+extern "C" __global__ void __launch_bounds__(256) ok_reverse(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
   __syncthreads();
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
-extern "C" __global__ void __launch_bounds__(256) oob_global_write(const float* in, float* out, int n) { out[threadIdx.x] = in[255 - threadIdx.x]; if (threadIdx.x == 255) out[n] = 1.f; }
-extern "C" __global__ void __launch_bounds__(256) oob_global_read(const float* in, float* out, int n) { float v = in[255 - threadIdx.x]; if (threadIdx.x == 255) v += 0.f * in[n]; out[threadIdx.x] = v; }
+
+// ---- out of bounds
+
+extern "C" __global__ void __launch_bounds__(256) oob_global_write(const float* in, float* out, int n) {
+  out[threadIdx.x] = in[255 - threadIdx.x];
+  if (threadIdx.x == 255) out[n] = 1.0f;
+}
+
+extern "C" __global__ void __launch_bounds__(256) oob_global_read(const float* in, float* out, int n) {
+  float v = in[255 - threadIdx.x];
+  if (threadIdx.x == 255) v += 0.0f * in[n];
+  out[threadIdx.x] = v;
+}
+
 extern "C" __global__ void __launch_bounds__(256) oob_shared_write(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
-  if (threadIdx.x == 7) { float* p = s; p[n] = 1.f; }
+  if (threadIdx.x == 7) {
+    float* p = s;
+    p[n] = 1.0f;
+  }
   __syncthreads();
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
-extern "C" __global__ void __launch_bounds__(256) oob_dyn_write(const float* in, float* out, int n) {        // launched with n*4 bytes
+
+extern "C" __global__ void __launch_bounds__(256) oob_dyn_write(const float* in, float* out, int n) {
   DYN_SHARED(float, s);
   s[threadIdx.x] = in[threadIdx.x];
-  if (threadIdx.x == 7) s[n] = 1.f;
+  if (threadIdx.x == 7) s[n] = 1.0f;
   __syncthreads();
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
+
 extern "C" __global__ void __launch_bounds__(256) oob_shared_read(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
   __syncthreads();
   const float* p = s;
-  out[threadIdx.x] = s[255 - threadIdx.x] + (threadIdx.x == 3 ? (p[n] > 1e30f ? 1.f : 0.f) : 0.f);
+  float v = s[255 - threadIdx.x];
+  if (threadIdx.x == 3 && p[n] > 1e30f) v += 1.0f;
+  out[threadIdx.x] = v;
 }
+
+extern "C" __global__ void __launch_bounds__(256) misaligned_vec(const float* in, float* out, int n) {
+  const float4 v = *reinterpret_cast<const float4*>(in + (threadIdx.x == 9 ? 1 : 0));
+  out[threadIdx.x] = in[255 - threadIdx.x] + v.x * 0.0f;
+}
+
+// ---- missing barriers
+
 extern "C" __global__ void __launch_bounds__(256) missing_sync_raw(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
-extern "C" __global__ void __launch_bounds__(256) missing_sync_left(const float* in, float* out, int n) {    // ascending order alone never shows this one
+
+// Threads in ascending order never show it.
+extern "C" __global__ void __launch_bounds__(256) missing_sync_left(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[255 - threadIdx.x];
-  out[threadIdx.x] = threadIdx.x ? s[threadIdx.x - 1] * 0.f + in[255 - threadIdx.x] : s[0];
+  out[threadIdx.x] = threadIdx.x ? s[threadIdx.x - 1] * 0.0f + in[255 - threadIdx.x] : s[0];
 }
-extern "C" __global__ void __launch_bounds__(256) missing_sync_war(const float* in, float* out, int n) {     // loop without the trailing barrier
+
+// The loop lacks its trailing barrier.
+extern "C" __global__ void __launch_bounds__(256) missing_sync_war(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
-  float a = 0.f;
+  float sum = 0.0f;
   for (int i = 0; i < 4; ++i) {
-    s[threadIdx.x] = in[threadIdx.x] * (float)(i + 1);
+    s[threadIdx.x] = in[threadIdx.x] * (i == 3 ? 4.0f : -1.0f);
     __syncthreads();
-    a += s[255 - threadIdx.x];
+    sum += s[255 - threadIdx.x];
   }
-  out[threadIdx.x] = a * 0.1f;
+  out[threadIdx.x] = sum;
 }
+
 extern "C" __global__ void __launch_bounds__(256) missing_syncwarp(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x ^ 224];
   out[threadIdx.x] = s[threadIdx.x ^ 31];
 }
-extern "C" __global__ void __launch_bounds__(256) shfl_is_no_fence(const float* in, float* out, int n) {     // relies on a shuffle to order shared memory
+
+// A shuffle does not order memory.
+extern "C" __global__ void __launch_bounds__(256) shfl_is_no_fence(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x ^ 224];
   (void)__shfl_sync(0xffffffffu, 1, 0);
   out[threadIdx.x] = s[threadIdx.x ^ 31];
 }
+
+// ---- divergence
+
 extern "C" __global__ void __launch_bounds__(256) divergent_sync(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
-  if (threadIdx.x < 128) __syncthreads();
-  else
+  if (threadIdx.x < 128) {
     __syncthreads();
+  } else {
+    __syncthreads();
+  }
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
+
 extern "C" __global__ void __launch_bounds__(256) sync_after_exit(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
-  if (threadIdx.x >= 255) { out[255] = in[0]; return; }
+  if (threadIdx.x >= 255) {
+    out[255] = in[0];
+    return;
+  }
   __syncthreads();
   out[threadIdx.x] = threadIdx.x ? s[255 - threadIdx.x] : in[255];
 }
+
 extern "C" __global__ void __launch_bounds__(256) full_mask_in_branch(const float* in, float* out, int n) {
   float v = in[255 - threadIdx.x];
-  if ((threadIdx.x & 31) < 16) v = __shfl_xor_sync(0xffffffffu, __shfl_xor_sync(0xffffffffu, v, 1), 1);
+  if (threadIdx.x % 32 < 16) v = __shfl_xor_sync(0xffffffffu, __shfl_xor_sync(0xffffffffu, v, 1), 1);
   out[threadIdx.x] = v;
 }
-extern "C" __global__ void __launch_bounds__(256) misaligned_vec(const float* in, float* out, int n) {
-  const float4 v = *reinterpret_cast<const float4*>(in + (threadIdx.x == 9 ? 1 : 0));
-  out[threadIdx.x] = in[255 - threadIdx.x] + v.x * 0.f;
-}
+
+// ---- asynchronous copies
+
 extern "C" __global__ void __launch_bounds__(256) cp_async_no_wait(const float* in, float* out, int n) {
   SHARED_ALIGNED(16, float, s, [256]);
   if (threadIdx.x < 64) cp_async16(smem_u32(s + threadIdx.x * 4), in + threadIdx.x * 4, true);
@@ -93,7 +139,9 @@ extern "C" __global__ void __launch_bounds__(256) cp_async_no_wait(const float* 
   out[threadIdx.x] = s[255 - threadIdx.x];
   cp_async_wait<0>();
 }
-extern "C" __global__ void __launch_bounds__(256) cp_async_wait_one_off(const float* in, float* out, int n) {  // waits for one group too few
+
+// Waits for one group too few.
+extern "C" __global__ void __launch_bounds__(256) cp_async_wait_one_off(const float* in, float* out, int n) {
   SHARED_ALIGNED(16, float, s, [256]);
   if (threadIdx.x < 64) cp_async16(smem_u32(s + threadIdx.x * 4), in + threadIdx.x * 4, true);
   cp_async_commit();
@@ -102,14 +150,18 @@ extern "C" __global__ void __launch_bounds__(256) cp_async_wait_one_off(const fl
   out[threadIdx.x] = s[255 - threadIdx.x];
   cp_async_wait<0>();
 }
-extern "C" __global__ void __launch_bounds__(256) cp_async_no_sync(const float* in, float* out, int n) {       // waits, but only for its own copies
+
+// Waits, but each thread only for its own copies.
+extern "C" __global__ void __launch_bounds__(256) cp_async_no_sync(const float* in, float* out, int n) {
   SHARED_ALIGNED(16, float, s, [256]);
   if (threadIdx.x < 64) cp_async16(smem_u32(s + threadIdx.x * 4), in + threadIdx.x * 4, true);
   cp_async_commit();
   cp_async_wait<0>();
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
-extern "C" __global__ void __launch_bounds__(256) cp_async_overwrites(const float* in, float* out, int n) {    // refills a buffer that others still read
+
+// Refills a buffer that others still read.
+extern "C" __global__ void __launch_bounds__(256) cp_async_overwrites(const float* in, float* out, int n) {
   SHARED_ALIGNED(16, float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
   __syncthreads();
@@ -120,39 +172,66 @@ extern "C" __global__ void __launch_bounds__(256) cp_async_overwrites(const floa
   __syncthreads();
   out[threadIdx.x] = v;
 }
+
+extern "C" __global__ void __launch_bounds__(256) cp_async_never_waited(const float* in, float* out, int n) {
+  SHARED_ALIGNED(16, float, s, [256]);
+  if (threadIdx.x < 64) cp_async16(smem_u32(s + threadIdx.x * 4), in + threadIdx.x * 4, true);
+  cp_async_commit();
+  out[threadIdx.x] = in[255 - threadIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(256) ldmatrix_misaligned(const float* in, float* out, int n) {
+  SHARED_ALIGNED(16, float, s, [256]);
+  s[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  uint32_t r[4];
+  ldmatrix_x4(r, smem_u32(s) + threadIdx.x % 32 * 16 + 8);
+  out[threadIdx.x] = s[255 - threadIdx.x] + static_cast<float>(r[0] & 0u);
+}
+
+// ---- memory that nobody wrote, or that several threads write
+
 extern "C" __global__ void __launch_bounds__(256) uninit_shared(const float* in, float* out, int n) {
   SHARED(float, s, [256]);
   if (threadIdx.x < 255) s[threadIdx.x] = in[threadIdx.x];
   __syncthreads();
   out[threadIdx.x] = s[255 - threadIdx.x];
 }
+
+extern "C" __global__ void __launch_bounds__(256) unwritten_output(const float* in, float* out, int n) {
+  if (threadIdx.x != 77) out[threadIdx.x] = in[255 - threadIdx.x];
+}
+
+// All write the same value, but it is a race.
 extern "C" __global__ void __launch_bounds__(256) race_global(const float* in, float* out, int n) {
   out[threadIdx.x] = in[255 - threadIdx.x];
-  out[0] = in[255] + 0.f * (float)threadIdx.x;                  // benign value, still a race
+  out[0] = in[255] + 0.0f * static_cast<float>(threadIdx.x);
 }
-extern "C" __global__ void __launch_bounds__(256) lost_update(const float* in, float* out, int n) {            // non-atomic counter shared by the block
+
+// A counter that is not atomic.
+extern "C" __global__ void __launch_bounds__(256) lost_update(const float* in, float* out, int n) {
   out[threadIdx.x] = in[255 - threadIdx.x];
-  float* c = out + n - 1;
+  float* counter = out + n - 1;
   __syncthreads();
-  *c = *c + 1.f - 1.f;
+  *counter = *counter + 1.0f - 1.0f;
 }
-extern "C" __global__ void __launch_bounds__(256) unwritten_output(const float* in, float* out, int n) { if (threadIdx.x != 77) out[threadIdx.x] = in[255 - threadIdx.x]; }
+
+// Both blocks write everything.
+extern "C" __global__ void __launch_bounds__(256) block_race(const float* in, float* out, int n) {
+  out[threadIdx.x] = in[255 - threadIdx.x];
+}
+
+// ---- the rest
+
 extern "C" __global__ void __launch_bounds__(256) spin_forever(const float* in, float* out, int n) {
-  SHARED(int, f, [1]);
-  if (threadIdx.x == 0) f[0] = 0;
+  SHARED(int, flag, [1]);
+  if (threadIdx.x == 0) flag[0] = 0;
   __syncthreads();
-  while (atomicAdd(&f[0], 0) == 0) __nanosleep(10);
+  while (atomicAdd(&flag[0], 0) == 0) __nanosleep(10);
   out[threadIdx.x] = in[255 - threadIdx.x];
 }
-extern "C" __global__ void __launch_bounds__(256) ldmatrix_misaligned(const float* in, float* out, int n) {
-  SHARED_ALIGNED(16, float, s, [256]);
-  s[threadIdx.x] = in[threadIdx.x];
-  __syncthreads();
-  uint32_t r[4];
-  ldmatrix_x4(r, smem_u32(s) + (threadIdx.x & 31) * 16 + 8);
-  out[threadIdx.x] = s[255 - threadIdx.x] + (float)(r[0] & 0u);
-}
-extern "C" __global__ void __launch_bounds__(256) host_pointer(const float* in, float* out, int n) { out[threadIdx.x] = in[255 - threadIdx.x]; }
-extern "C" __global__ void __launch_bounds__(256) block_race(const float* in, float* out, int n) {             // launched with 2 blocks: both write everything
-  out[threadIdx.x] = in[255 - threadIdx.x];
+
+extern "C" __global__ void __launch_bounds__(256) divide_by_zero(const float* in, float* out, int n) {
+  const int divisor = n - 255 - (threadIdx.x == 200);
+  out[threadIdx.x] = in[255 - threadIdx.x] + static_cast<float>(n / divisor) * 0.0f;
 }

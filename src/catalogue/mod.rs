@@ -176,7 +176,13 @@ impl Catalogue {
 
     /// Refuses what [`Catalogue::search`] refuses of queries, `[batch, dim]`.
     pub(crate) fn check_queries(&self, queries: &[f32]) -> Result<(), CatalogueError> {
-        check_vectors(Role::Query, self.dim(), queries)
+        match self.metric() {
+            // They are normalised before they are scored, so their length is of no matter.
+            Metric::Cosine => queries.chunks_exact(self.dim()).enumerate().try_for_each(|(at, query)| {
+                check_row(at, query).map(drop).map_err(|e| CatalogueError::from_row(Role::Query, e))
+            }),
+            Metric::InnerProduct => check_vectors(Role::Query, self.dim(), queries),
+        }
     }
 }
 

@@ -177,11 +177,14 @@ fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackEr
     Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?)
 }
 
+/// A tensor's values: the checkpoint's own, or changed.
+type Values<'a> = Cow<'a, [f32]>;
+
 /// The weight and the bias of a convolution, its batch norm folded in.
 pub(crate) fn conv_weights<'a>(
     plan: &model::Conv,
     checkpoint: &'a Checkpoint,
-) -> Result<(Cow<'a, [f32]>, Option<Cow<'a, [f32]>>), PackError> {
+) -> Result<(Values<'a>, Option<Values<'a>>), PackError> {
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
         Some(bias) => Some(checkpoint.tensor(bias)?.to_f32()?),

@@ -330,3 +330,114 @@ fn pack(shape: &ConvShape, precision: Precision, algorithm: Algorithm, weight: &
     }
     packed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(in_channels: usize, out_channels: usize, kernel: usize) -> ConvShape {
+        let (kernel, padding) = (Pair::square(kernel), Pair::square(kernel / 2));
+        let (stride, dilation) = (Pair::square(1), Pair::square(1));
+        ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups: 1 }
+    }
+
+    fn algorithm(shape: &ConvShape, side: usize, precision: Precision) -> Algorithm {
+        Algorithm::of(shape, shape.output(side, side).unwrap(), precision)
+    }
+
+    const WIDE: Algorithm = Algorithm::Gemm { pixels: 128, channels: 128 };
+    const NARROW: Algorithm = Algorithm::Gemm { pixels: 128, channels: 64 };
+    const SMALL: Algorithm = Algorithm::Gemm { pixels: 64, channels: 64 };
+
+    #[test]
+    fn the_layer_chooses_the_algorithm() {
+        for (ins, outs, side, precision, expected) in [
+            (64, 64, 56, Precision::F16, NARROW),
+            (64, 65, 56, Precision::F16, WIDE),
+            (128, 128, 9, Precision::F16, WIDE),
+            (512, 512, 8, Precision::F16, SMALL),
+            (512, 512, 1, Precision::F32, SMALL),
+            (3, 64, 224, Precision::F16, Algorithm::Gather),
+            (12, 64, 56, Precision::Bf16, Algorithm::Gather),
+            (12, 64, 56, Precision::F32, NARROW), // 48 bytes are three chunks
+        ] {
+            let found = algorithm(&shape(ins, outs, 3), side, precision);
+            assert_eq!(found, expected, "{ins} to {outs} channels, side {side}, {precision:?}");
+        }
+        let depthwise = ConvShape { groups: 32, ..shape(32, 32, 3) };
+        assert_eq!(algorithm(&depthwise, 56, Precision::F16), Algorithm::Direct);
+    }
+
+    #[test]
+    fn blocks_cover_pixels_and_channels() {
+        for (algorithm, pixels, channels, expected) in [
+            (WIDE, 0, 128, 0),
+            (WIDE, 1, 1, 1),
+            (WIDE, 129, 129, 4),
+            (NARROW, 128, 65, 2),
+            (SMALL, 65, 64, 2),
+            (Algorithm::Gather, 129, 64, 2),
+            // 65,536 images of 224x224, and 2^31 values.
+            (NARROW, 65_536 * 224 * 224, 64, 25_690_112),
+            (WIDE, 1 << 24, 128, 1 << 17),
+            (Algorithm::Direct, 1 << 26, 32, 1 << 16),
+        ] {
+            let what = format!("{algorithm:?}, {pixels} pixels, {channels} channels");
+            assert_eq!(algorithm.blocks(pixels, channels), Ok(expected), "{what}");
+        }
+        for pixels in [1 << 39, usize::MAX] {
+            assert!(matches!(WIDE.blocks(pixels, 512), Err(CudaError::Limit { .. })), "{pixels} pixels");
+        }
+    }
+
+    #[test]
+    fn shared_memory_fits_the_smallest_card() {
+        for algorithm in [WIDE, NARROW, SMALL, Algorithm::Gather] {
+            assert!(algorithm.shared() <= 48 << 10, "{algorithm:?}"); // two blocks in the 100 KiB of compute capability 8.6
+        }
+        assert_eq!(Algorithm::Direct.shared(), 0);
+    }
+
+    /// Through the tables, a sum over all places is the convolution of the definition.
+    #[test]
+    fn tables_lead_each_place_to_its_tap() {
+        let size = Pair { height: 7, width: 9 };
+        for (ins, precision) in
+            [(3, Precision::F16), (8, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
+        {
+            let shape = ConvShape { dilation: Pair { height: 2, width: 3 }, ..shape(ins, 1, 3) };
+            let algorithm = Algorithm::of(&shape, size, precision);
+            let weight: Vec<f32> = (0_u8..).take(shape.weights().unwrap()).map(f32::from).collect();
+            let (taps, packed) =
+                (taps(&shape, size, precision, algorithm), pack(&shape, precision, algorithm, &weight));
+            let step = packed.len() / taps.len();
+            for (at, &found) in packed.iter().enumerate() {
+                let ([line, column, offset, _], channel) = (taps[at / step], at % step);
+                if line == NOWHERE {
+                    assert_eq!(found, 0.0, "padding at {at}");
+                    continue;
+                }
+                let [line, column, offset] = [line, column, offset].map(|x| usize::try_from(x).unwrap());
+                let channel = channel + offset - (line * size.width + column) * ins;
+                let expected = weight[(channel * 3 + line / 2) * 3 + column / 3];
+                assert_eq!(
+                    found, expected,
+                    "{ins} channels, place {at}: line {line}, column {column}, channel {channel}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn maps_beyond_32_bits_are_refused() {
+        let check = |shape: &ConvShape, side: usize| {
+            check_size(shape, Pair::square(side), shape.output(side, side).unwrap())
+        };
+        assert_eq!(check(&shape(1, 1, 1), 1 << 14), Ok(()));
+        assert!(matches!(check(&shape(1, 1, 1), (1 << 14) + 1), Err(CudaError::Limit { .. })));
+        assert!(matches!(check(&shape(1, 2, 1), 1 << 14), Err(CudaError::Limit { .. })));
+        let far =
+            ConvShape { padding: Pair::square(1 << 40), stride: Pair::square(1 << 41), ..shape(1, 1, 1) };
+        assert!(matches!(check(&far, 1), Err(CudaError::Limit { .. })));
+    }
+}

@@ -1,5 +1,7 @@
 //! The driver library: whether it is there, how new it is, what devices it has.
 
+use std::collections::BTreeSet;
+
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{DriverError, result};
 
@@ -30,8 +32,13 @@ const OLDEST_DRIVER: DriverVersion = DriverVersion { major: 13, minor: 0 };
 pub(super) fn load() -> Result<(DriverVersion, usize), CudaError> {
     // SAFETY: loading the driver runs its initialisers, which is what every user of CUDA does.
     if !unsafe { sys::is_culib_present() } {
-        let tried = ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates);
-        return Err(CudaError::NoDriver { tried: tried.collect::<Vec<_>>().join(", ") });
+        let names: BTreeSet<String> =
+            ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates).collect();
+        let usual =
+            names.iter().filter(|name| ["libcuda.so", "libcuda.so.1", "nvcuda.dll"].contains(&name.as_str()));
+        let usual: Vec<&str> = usual.map(String::as_str).collect();
+        let tried = format!("{} and {} other names", usual.join(", "), names.len() - usual.len());
+        return Err(CudaError::NoDriver { tried });
     }
     let mut version = 0;
     // SAFETY: the pointer is to a live integer.

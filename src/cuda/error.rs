@@ -9,8 +9,7 @@ use crate::ErrorKind;
 pub enum CudaError {
     /// No driver library could be loaded.
     #[error(
-        "no CUDA driver: none of {tried} can be loaded; install the NVIDIA driver, add its folder to the library path, \
-         or run on the CPU"
+        "no CUDA driver: found no {tried}; install the NVIDIA driver, add its folder to the library path, or run on the CPU"
     )]
     NoDriver {
         /// The library names that were tried.

@@ -78,3 +78,7 @@ pub(crate) const KERNELS: &[&[KernelInfo]] = &[
 
 /// The binaries of the kernel files: file name without ending, image.
 pub(crate) const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// What the kernels were compiled for, as `sm_80 sm_90a compute_80`: machine code for each `sm`, and PTX that a driver
+/// translates for cards after the `compute`. `None` in a build for the stand-in driver.
+pub const TARGETS: Option<&str> = option_env!("MERCER_CUDA_TARGETS");

@@ -32,6 +32,7 @@ pub mod topk;
 pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
+pub use kernel::TARGETS;
 pub use memory::{Pinned, Slice};
 pub use stream::{Graph, Stream};
 pub use tensor::{Rows, Tensor};

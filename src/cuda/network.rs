@@ -30,7 +30,7 @@ impl fmt::Debug for Network {
 
 /// An operation with its weights; values are numbered as in [`model::Network`].
 enum Layer {
-    Conv { conv: Conv, residual: Option<usize>, relu: bool },
+    Conv { conv: Box<Conv>, residual: Option<usize>, relu: bool },
     BatchNorm(ScaleShift),
     Relu,
     Add { with: usize },
@@ -164,7 +164,7 @@ impl Layer {
                 let (weight, bias) = conv_weights(plan, checkpoint)?;
                 let size = Pair { height: map.height, width: map.width };
                 let conv = Conv::new(stream, &plan.shape(), size, precision, &weight, bias.as_deref())?;
-                Layer::Conv { conv, residual: plan.residual, relu: plan.relu }
+                Layer::Conv { conv: Box::new(conv), residual: plan.residual, relu: plan.relu }
             }
             Op::BatchNorm(norm) => {
                 let norm = with_batch_norm(norm, checkpoint, batch_norm::ScaleShift::new)?;
@@ -242,13 +242,13 @@ mod tests {
     fn check(network: &model::Network) -> Plan {
         let plan = Plan::new(network, Precision::F16);
         let last = network.last_reads();
-        let bytes = |at: usize| shape(network, at).len() * 2;
-        for a in 1..network.steps.len() {
-            assert!(plan.offsets[a].is_multiple_of(ALIGN) && plan.offsets[a] + bytes(a) <= plan.bytes);
-            for b in a + 1..network.steps.len() {
-                let apart = plan.offsets[a] + bytes(a) <= plan.offsets[b]
-                    || plan.offsets[b] + bytes(b) <= plan.offsets[a];
-                assert!(last[a] < b - 1 || apart, "values {a} and {b}");
+        let place = |at: usize| (plan.offsets[at], plan.offsets[at] + shape(network, at).len() * 2);
+        for later in 1..network.steps.len() {
+            let (start, end) = place(later);
+            assert!(start.is_multiple_of(ALIGN) && end <= plan.bytes);
+            for earlier in (1..later).filter(|&earlier| last[earlier] >= later - 1) {
+                let (first, behind) = place(earlier);
+                assert!(end <= first || behind <= start, "values {earlier} and {later}");
             }
         }
         plan

@@ -67,7 +67,7 @@ impl PixelTable {
             table: self.0.pointer(),
             output: output.pointer(),
             images: images.pointer(),
-            values: shape[1..].iter().product::<usize>() as u64,
+            values: (output.len() / images.most().max(1)) as u64,
         };
         launch(stream, &NORMALIZE[output.precision().index()], output.len(), &arguments)
     }

@@ -146,10 +146,10 @@ pub fn enqueue_global_average(
     let precision = input.precision();
     input.expect("pool input", precision, &[images.most(), height, width, channels])?;
     output.expect("pool output", precision, &[images.most(), channels])?;
-    if map.is_empty() {
+    if [height, width, channels].contains(&0) {
         return Err(CudaError::shape(format_args!("a map of {height}x{width}x{channels} has no values")));
     }
-    to_u32("pixels of a map", height * width)?;
+    to_u32("pixels of a map", height.saturating_mul(width))?;
     let number = |value| to_u32("side of a pool", value);
     let arguments = GlobalPoolArgs {
         input: input.pointer(),

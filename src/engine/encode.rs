@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::error::in_batch;
 use super::{Engine, EngineError, RowError, Side};
+#[cfg(doc)]
+use crate::Error;
+use crate::Result;
 use crate::input::{Behaviour, Features, ImagePreprocessor, InputError, Modality, Request};
 use crate::model::{Pooling, TowerOp, TowerPlan};
-use crate::{Error, Result};
 
 /// Bytes of photos that are held together, unless one alone has more.
 const PHOTO_BYTES_AT_ONCE: usize = 1 << 26;
@@ -108,10 +111,8 @@ impl Engine {
         for first in (0..requests.len()).step_by(at_once) {
             let rows = first..requests.len().min(first + at_once);
             let part = &requests[rows.clone()];
-            self.install(|| work(rows, &self.preprocess(side, part)?)).map_err(|error| match error {
-                Error::Engine(error) => error.in_batch(first).into(),
-                other => other,
-            })?;
+            self.install(|| work(rows, &self.preprocess(side, part)?))
+                .map_err(|error| in_batch(error, first))?;
         }
         Ok(())
     }

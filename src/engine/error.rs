@@ -1,10 +1,11 @@
 //! One variant per way a call of the engine can be wrong.
 
 use super::Side;
-use crate::ErrorKind;
+use crate::catalogue::{CatalogueError, Role};
 use crate::cpu::OpError;
 use crate::cpu::normalize::NormalizeError;
 use crate::input::{InputError, Modality};
+use crate::{Error, ErrorKind};
 
 /// Why a call of the engine fails.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,17 @@ pub enum EngineError {
     /// The model has no ranker.
     #[error("the model has no ranker")]
     NoRanker,
+    /// [`Options::rows_at_once`](super::Options::rows_at_once) is out of range.
+    #[error("a device cannot encode {rows} rows at once: 1 to {limit} are supported")]
+    RowsAtOnce {
+        /// The number asked for.
+        rows: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// No execution contexts were asked for.
+    #[error("a device needs at least one execution context")]
+    NoContexts,
     /// A worker pool of no threads was asked for.
     #[error("an engine needs at least one thread")]
     NoThreads,
@@ -204,15 +216,22 @@ pub enum RowError {
     },
 }
 
-impl EngineError {
-    /// The error with its row counted from the start of a batch, of which the call handled the part from `first` on.
-    pub(super) fn in_batch(mut self, first: usize) -> EngineError {
-        if let EngineError::Row { row, .. } = &mut self {
-            *row += first;
-        }
-        self
+/// The error with its row counted from the start of a batch, of which the call handled the part from `first` on.
+pub(super) fn in_batch(mut error: Error, first: usize) -> Error {
+    use CatalogueError::{NormTooLarge, NotFinite, Zero};
+    match &mut error {
+        Error::Engine(EngineError::Row { row: at, .. })
+        | Error::Catalogue(
+            Zero { role: Role::Query, at }
+            | NotFinite { role: Role::Query, at, .. }
+            | NormTooLarge { role: Role::Query, at, .. },
+        ) => *at += first,
+        _ => {}
     }
+    error
+}
 
+impl EngineError {
     /// Gives an op's error the name of the tower or head that ran it.
     pub(super) fn op(what: &str) -> impl Fn(OpError) -> EngineError {
         move |source| EngineError::Op { what: what.into(), source }
@@ -232,6 +251,8 @@ impl EngineError {
             | EngineError::RankerRows { .. }
             | EngineError::DefaultRow { .. }
             | EngineError::Op { .. }
+            | EngineError::RowsAtOnce { .. }
+            | EngineError::NoContexts
             | EngineError::NoThreads => ErrorKind::Caller,
             EngineError::RankNotFinite { .. } | EngineError::Vocabulary { .. } => ErrorKind::CorruptData,
             EngineError::NotLinear | EngineError::NoRanker | EngineError::NoCuda => ErrorKind::Unsupported,

@@ -4,20 +4,24 @@ mod backend;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod devices;
 mod encode;
 mod error;
 mod explain;
 mod options;
 mod rank;
+mod searcher;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use backend::Backend;
+pub use devices::{DeviceReport, devices};
 pub use error::{EngineError, RowError};
 pub use explain::Parts;
-pub use options::{Device, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
+pub use options::{Device, MAX_ROWS_AT_ONCE, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
+pub use searcher::Searcher;
 
 #[cfg(doc)]
 use crate::Error;
@@ -50,8 +54,12 @@ impl std::fmt::Display for Side {
 ///
 /// A row's result does not depend on the other rows of its batch, on the number of threads or on the instruction set.
 ///
-/// Under [`Source::Mmap`] the model's files must not be changed in place while it is open: replace them by rename. An
-/// encoding that meets a changed file fails with [`Error::Weights`] instead of answering from it.
+/// Under [`Source::Mmap`] the model's files must not be changed in place while it is open: replace them by rename. On the
+/// CPU, an encoding that meets a changed file fails with [`Error::Weights`] instead of answering from it. A CUDA device
+/// has its copy of the weights from the time of opening, and answers from that whatever becomes of the files.
+///
+/// On a device, calls take turns in its execution contexts, of which [`Options::contexts`] says how many there are. A
+/// device that is lost fails every later call at once with the same error; one that has no room fails one call.
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -84,9 +92,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Model`] and [`Error::Weights`] for a folder that is not a model, with everything that is wrong at once;
     /// [`Error::Input`] for its tokenizer; [`EngineError::Vocabulary`] for a tokenizer of another model,
-    /// [`EngineError::DefaultRow`] for options that the model's tables cannot follow, [`EngineError::NoThreads`] and
-    /// [`EngineError::Threads`].
+    /// [`EngineError::DefaultRow`] for options that the model's tables cannot follow, [`EngineError::NoThreads`],
+    /// [`EngineError::Threads`], [`EngineError::RowsAtOnce`], [`EngineError::NoContexts`]; [`EngineError::NoCuda`] and, with
+    /// the feature `cuda`, `Error::Cuda` for a card that cannot be used or has no room.
     pub fn open(model: impl AsRef<Path>, options: Options) -> Result<Engine> {
+        options.check()?;
         let folder = model.as_ref().to_path_buf();
         let config = Config::load(&folder)?;
         let checkpoint = Arc::new(Checkpoint::open(&folder, options.source)?);

@@ -1,5 +1,6 @@
 //! How a model is opened.
 
+use super::EngineError;
 pub use crate::cpu::embedding::UnknownId;
 use crate::input::Modality;
 pub use crate::model::Precision;
@@ -17,6 +18,19 @@ pub enum Device {
     Cpu,
     /// The CUDA card of this number, as `mercer devices` counts them. Needs the feature `cuda`.
     Cuda(usize),
+}
+
+/// The most rows that a device encodes at once.
+pub const MAX_ROWS_AT_ONCE: usize = 65_536;
+
+impl std::fmt::Display for Device {
+    /// As `--device` takes it: `cpu`, `cuda:0`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
 }
 
 /// What a call does when every execution context of the device is in use.
@@ -45,9 +59,10 @@ pub struct Options {
     pub unknown_ids: UnknownIds,
     /// How a device stores weights and activations; the CPU computes in f32 whatever it says.
     pub precision: Precision,
-    /// Rows that a device encodes at once, at most: bounds its memory. The answer does not depend on it.
+    /// Rows that a device encodes at once, at most: 1 to [`MAX_ROWS_AT_ONCE`]. Bounds its memory; the answer does not
+    /// depend on it.
     pub rows_at_once: usize,
-    /// Calls that a device runs at once, each with its own memory.
+    /// Calls that a device runs at once, each with its own memory: at least 1.
     pub contexts: usize,
     /// What a further call does.
     pub when_busy: WhenBusy,
@@ -70,6 +85,17 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Refuses numbers that no engine can work with.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        if !(1..=MAX_ROWS_AT_ONCE).contains(&self.rows_at_once) {
+            return Err(EngineError::RowsAtOnce { rows: self.rows_at_once, limit: MAX_ROWS_AT_ONCE });
+        }
+        if self.contexts == 0 {
+            return Err(EngineError::NoContexts);
+        }
+        Ok(())
+    }
+
     /// Sets where to run.
     pub fn device(mut self, device: Device) -> Options {
         self.device = device;
@@ -106,7 +132,7 @@ impl Options {
         self
     }
 
-    /// Sets how many rows a device encodes at once, at least 1.
+    /// Sets how many rows a device encodes at once, 1 to [`MAX_ROWS_AT_ONCE`].
     pub fn rows_at_once(mut self, rows: usize) -> Options {
         self.rows_at_once = rows;
         self

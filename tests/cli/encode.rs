@@ -49,5 +49,26 @@ fn devices_say_what_runs_and_why_not() {
         lines[1].starts_with("cpu") && lines[1].contains("portable") && lines[1].contains("threads"),
         "{stdout}"
     );
-    assert!(lines[2].starts_with("cuda") && lines[2].ends_with("this build has no CUDA support"), "{stdout}");
+    let (runs, why) = match (cfg!(feature = "emulate"), cfg!(feature = "cuda")) {
+        (true, _) => ("cuda:0  yes", "emulated"),
+        (false, true) => ("cuda:0", ""), // what this machine has
+        (false, false) => ("cuda:0  no", "this build has no CUDA support"),
+    };
+    assert!(lines[2].starts_with(runs) && lines[2].contains(why), "{stdout}");
+}
+
+/// The same products on a card as on the processor; a card that is not there is an error, not another device.
+#[test]
+fn a_device_is_taken_as_asked() {
+    let shop = Shop::new();
+    let search = |device: &str| {
+        mercer(["search", "red dress", "--catalogue", &shop.path("catalogue.jsonl"), "--device", device])
+    };
+    let refused = search("cuda:9");
+    assert_eq!(refused.code, Some(1));
+    let why = if cfg!(feature = "cuda") { "no CUDA d" } else { "this build has no CUDA support" };
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    if cfg!(feature = "emulate") {
+        assert_eq!(search("cuda").ok(), search("cpu").ok());
+    }
 }

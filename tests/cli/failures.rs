@@ -29,8 +29,8 @@ fn command_lines_that_are_not_understood() {
             explains("search "),
         ),
         (
-            &["search", "x", "--device", "cuda"],
-            "invalid value 'cuda' for '--device <DEVICE>': this build has no CUDA support",
+            &["search", "x", "--device", "gpu"],
+            "invalid value 'gpu' for '--device <DEVICE>': a device is cpu, cuda or cuda:N",
             explains("search "),
         ),
         (

@@ -1,7 +1,7 @@
 //! `mercer devices`: what can run here, and why not.
 
 use clap::Args;
-use mercer::cpu::Isa;
+use mercer::engine::devices;
 
 use crate::failure::Failure;
 use crate::output;
@@ -16,12 +16,14 @@ pub struct Devices {}
 
 impl Devices {
     pub fn run(&self) -> Result<(), Failure> {
-        let sets: Vec<String> = Isa::available().iter().map(Isa::to_string).collect();
-        let threads = rayon::current_num_threads();
-        let cpu = format!("{}, {}, {threads} threads", std::env::consts::ARCH, sets.join(" > "));
         let columns = [Column::text("device"), Column::text("runs"), Column::text("details")];
-        let row = |cells: [&str; 3]| cells.map(String::from).to_vec();
-        let rows = [row(["cpu", "yes", &cpu]), row(["cuda", "no", "this build has no CUDA support"])];
-        output::print(&render(&columns, &rows))
+        let rows = devices().into_iter().map(|report| {
+            let (runs, details) = match report.problem {
+                None => ("yes", report.details),
+                Some(problem) => ("no", problem.to_string()),
+            };
+            vec![report.device.to_string(), runs.into(), details]
+        });
+        output::print(&render(&columns, &rows.collect::<Vec<_>>()))
     }
 }

@@ -30,6 +30,17 @@ pub(super) enum Pixels {
     Floats,
 }
 
+/// How much of a column there is room for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Rows of the batch.
+    pub(super) batch: usize,
+    /// Of these, those that have the column.
+    pub(super) rows: usize,
+    /// Rows whose bags there is room for, each with the most ids.
+    pub(super) bags: usize,
+}
+
 /// Where one column lies in the upload.
 #[derive(Debug, Clone)]
 pub(super) struct ColumnPlace {
@@ -67,12 +78,11 @@ pub(super) enum DeviceValues {
 }
 
 impl ColumnPlace {
-    /// Room for `rows` rows of a batch of `batch`.
+    /// Room for a column.
     pub(super) fn new(
         layout: &mut Layout,
         (modality, room): (Modality, Room),
-        batch: usize,
-        rows: usize,
+        Sizes { batch, rows, bags }: Sizes,
         pixels: Pixels,
         precision: Precision,
     ) -> ColumnPlace {
@@ -80,10 +90,10 @@ impl ColumnPlace {
         let values = match room {
             Room::Ids => ValuesPlace::Ids(layout.place(rows)),
             Room::Bags { most, weighted } => {
-                let ids = rows.saturating_mul(most);
+                let ids = bags.saturating_mul(most);
                 ValuesPlace::Bags {
                     ids: layout.place(ids),
-                    offsets: layout.place(rows + 1),
+                    offsets: layout.place(rows.saturating_add(1)),
                     weights: weighted.then(|| layout.place(ids)),
                 }
             }
@@ -157,11 +167,11 @@ impl ColumnPlace {
     }
 }
 
-/// Whether a column's ids fit room for `rows` rows.
-pub(super) fn fits(room: Room, rows: usize, column: &Column) -> bool {
+/// Rows whose bags have room for a column's ids.
+pub(super) fn rows_for_bags(room: Room, column: &Column) -> usize {
     match (room, column.values()) {
-        (Room::Bags { most, .. }, Values::Bags(Bags { ids, .. })) => ids.len() <= rows.saturating_mul(most),
-        _ => true,
+        (Room::Bags { most, .. }, Values::Bags(Bags { ids, .. })) => ids.len().div_ceil(most.max(1)),
+        _ => 0,
     }
 }
 

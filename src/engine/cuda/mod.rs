@@ -11,16 +11,19 @@ mod context;
 mod pairs;
 mod program;
 mod towers;
+mod vectors;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use columns::{Pixels, Room, fits};
+use columns::{Pixels, Room, rows_for_bags};
 use context::{Context, Sizes};
 use pairs::Pairs;
-use program::{Key, Program, VECTOR_STAGE, Work, bucket, largest_bucket, parts, runs};
+use program::{Key, Program, QUERY_STAGE, VECTOR_STAGE, Work, bucket, buckets, largest_bucket, parts, runs};
 use towers::{Tower, Uploader};
+pub(super) use vectors::VectorSearch;
 
 use super::backend::{Backend, Output};
+use super::error::in_batch;
 use super::options::UnknownIds;
 use super::{EngineError, Options, RowError, Side, WhenBusy};
 use crate::catalogue::{Catalogue, CatalogueId, Hits, MAX_K, Metric};
@@ -30,8 +33,8 @@ use crate::cpu::normalize::check_row;
 use crate::cuda::embedding::first_unknown;
 use crate::cuda::head::Head;
 use crate::cuda::pixels::PixelTable;
-use crate::cuda::{CudaError, Device, Pool, Precision, topk};
-use crate::input::{Column, Features, Modality, PixelScaling, Values};
+use crate::cuda::{CudaError, Device, Layout, Pool, Precision, topk};
+use crate::input::{Bags, Column, Features, Modality, PixelScaling, Values};
 use crate::model::{Config, EncoderPlan, Normalize, Plan, Pooling, RankerPlan, TowerOp, TowerPlan};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -79,6 +82,21 @@ struct Corpus {
 }
 
 impl Corpus {
+    fn upload(device: &Device, catalogue: &Catalogue) -> Result<Corpus, CudaError> {
+        let (dim, vectors, ids) = (catalogue.dim(), catalogue.vectors(), catalogue.ids());
+        Ok(Corpus {
+            number: catalogue.id().number(),
+            rows: topk::Corpus::upload(&device.stream()?, dim, vectors, ids, Precision::F32)?,
+            dim,
+            normalized: catalogue.metric() == Metric::Cosine,
+        })
+    }
+
+    /// The hits of one query; `catalogue` is what was uploaded.
+    fn hits(&self, catalogue: &Catalogue, keys: &[u64]) -> Hits {
+        Hits::exhaustive(self.rows.hits(catalogue.ids(), keys), catalogue.len())
+    }
+
     fn plan(&self, model: &Model, batch: usize, k: usize) -> Result<topk::Plan, CudaError> {
         topk::Plan::new(&self.rows, k, batch, model.device.info())
     }
@@ -131,18 +149,27 @@ impl Model {
         if self.ranker.is_some() {
             works.extend([Work::VectorsAndRanker(Side::Item), Work::RankerTowers]);
         }
-        let batch = self.rows_at_once;
+        let (batch, bags) = (self.rows_at_once, self.rows_at_once);
         for work in works {
             for pixels in [Pixels::Bytes, Pixels::Floats] {
-                let key = Key { work, batch, images: batch, pixels };
-                let program = Program::new(self, key, None)?;
-                sizes = sizes.with(&program.upload, &program.scratch, &program.download);
+                // A layer may need more workspace for few rows than for many: each size counts.
+                for batch in buckets(batch) {
+                    for images in buckets(batch) {
+                        let key = Key { work, batch, images, pixels, bags };
+                        let program = Program::new(self, key, None)?;
+                        sizes = sizes.with(&program.upload, &program.scratch, &program.download);
+                    }
+                }
             }
         }
         // A search adds the queries, the keys and its workspace to the vectors.
-        let queries = batch.saturating_mul(self.query.width).saturating_mul(size_of::<f32>());
-        sizes.scratch = sizes.scratch.saturating_add(queries).saturating_add(topk::MOST_WORKSPACE) + 1024;
-        sizes.download = sizes.download.saturating_add(MOST_KEYS * size_of::<u64>()) + 1024;
+        let (mut scratch, mut download) = (Layout::default(), Layout::default());
+        scratch.place::<u8>(sizes.scratch);
+        scratch.place::<f32>(batch.saturating_mul(self.query.width));
+        scratch.place::<u8>(topk::MOST_WORKSPACE);
+        download.place::<u8>(sizes.download);
+        download.place::<u64>(MOST_KEYS);
+        sizes = sizes.with(&Layout::default(), &scratch, &download);
         if let Some(ranker) = &self.ranker {
             let pairs = Pairs::new(&ranker.widths, &ranker.head, self.precision, batch);
             sizes = sizes.with(&pairs.upload, &pairs.scratch, &pairs.download);
@@ -178,42 +205,41 @@ impl Model {
         if let Some((_, corpus)) = catalogues.iter().find(|(id, _)| id.is(catalogue)) {
             return Ok(corpus.clone());
         }
-        let stream = self.device.stream()?;
-        let id = catalogue.id();
-        let corpus = Arc::new(Corpus {
-            number: id.number(),
-            rows: topk::Corpus::upload(
-                &stream,
-                catalogue.dim(),
-                catalogue.vectors(),
-                catalogue.ids(),
-                Precision::F32,
-            )?,
-            dim: catalogue.dim(),
-            normalized: catalogue.metric() == Metric::Cosine,
-        });
-        catalogues.push((id, corpus.clone()));
+        let corpus = Arc::new(Corpus::upload(&self.device, catalogue)?);
+        catalogues.push((catalogue.id(), corpus.clone()));
         Ok(corpus)
     }
 
-    /// Gives `work` the batch in parts that fit a context.
+    /// Gives `work` the batch in parts that fit a context: at most `most` rows, and no more ids than it has room for unless
+    /// one row alone has.
     fn in_parts(
         &self,
         features: &Features,
         most: usize,
-        mut work: impl FnMut(usize, &Features) -> Result<()>,
+        work: &mut dyn FnMut(usize, &Features) -> Result<()>,
     ) -> Result<()> {
-        if features.batch() <= most {
+        let batch = features.batch();
+        let most = match self.rows_for_bags(features) > self.rows_at_once {
+            true => most.min(batch.div_ceil(2)),
+            false => most,
+        };
+        if batch <= most {
             return work(0, features);
         }
-        for rows in parts(features.batch(), most) {
+        for rows in parts(batch, most) {
             let first = rows.start;
-            work(first, &features.part(rows)).map_err(|error| match error {
-                Error::Engine(error) => error.in_batch(first).into(),
-                other => other,
-            })?;
+            self.in_parts(&features.part(rows), most, &mut |row, part| work(first + row, part))
+                .map_err(|error| in_batch(error, first))?;
         }
         Ok(())
+    }
+
+    /// Rows whose bags have room for the ids of a batch.
+    fn rows_for_bags(&self, features: &Features) -> usize {
+        let rows = Modality::ALL.iter().filter_map(|&modality| {
+            Some(rows_for_bags(self.rooms[modality as usize]?, features.column(modality)?))
+        });
+        rows.max().unwrap_or(0)
     }
 
     /// Runs one call in a free context and gives `read` what was downloaded.
@@ -240,6 +266,8 @@ impl Model {
         let download = &context.host.download;
         match program.fault.in_host(download)[0] {
             u64::MAX => read(&program, download),
+            // Of what was searched for; `read` refuses it in the words of the catalogue.
+            fault if stage(fault) == QUERY_STAGE => read(&program, download),
             fault => Err(self.fault(work, features, &program, download, fault)),
         }
     }
@@ -262,30 +290,32 @@ impl Model {
     /// The sizes that a batch needs.
     fn key(&self, work: Work, features: &Features) -> Result<Key> {
         let runs = runs(self, work);
-        let mut batch = bucket(features.batch(), self.rows_at_once);
-        let (mut images, mut pixels) = (0, Pixels::Bytes);
+        let most = self.rows_at_once;
+        let batch = bucket(features.batch(), most);
+        let (mut images, mut pixels, mut bags) = (0, Pixels::Bytes, batch);
         for modality in Modality::ALL {
             let (Some(room), Some(column)) = (self.room(modality, &runs), features.column(modality)) else {
                 continue;
             };
             match column.values() {
-                Values::Photos { .. } => images = bucket(column.rows().len(), self.rows_at_once),
+                Values::Photos { .. } => images = bucket(column.rows().len(), most),
                 Values::Pixels { .. } => {
-                    (images, pixels) = (bucket(column.rows().len(), self.rows_at_once), Pixels::Floats);
+                    (images, pixels) = (bucket(column.rows().len(), most), Pixels::Floats);
+                }
+                Values::Bags(Bags { ids, .. }) => {
+                    let rows = rows_for_bags(room, column);
+                    if let Room::Bags { most: per_row, .. } = room
+                        && rows > most
+                    {
+                        let (value, limit) = (ids.len(), most.saturating_mul(per_row));
+                        return Err(CudaError::Limit { what: "ids of a bag", value, limit }.into());
+                    }
+                    bags = bags.max(bucket(rows, most));
                 }
                 _ => {}
             }
-            while !fits(room, batch, column) {
-                if batch == self.rows_at_once {
-                    let Values::Bags(bags) = column.values() else { break };
-                    let Room::Bags { most, .. } = room else { break };
-                    let (value, limit) = (bags.ids.len(), batch.saturating_mul(most));
-                    return Err(CudaError::Limit { what: "ids of a batch", value, limit }.into());
-                }
-                batch = bucket(batch + 1, self.rows_at_once);
-            }
         }
-        Ok(Key { work, batch, images, pixels })
+        Ok(Key { work, batch, images, pixels, bags })
     }
 
     /// Adds the outputs that a call kept to those of the batch's earlier parts.
@@ -316,11 +346,10 @@ impl Model {
         download: &[u8],
         fault: u64,
     ) -> Error {
-        const ROW_BITS: u32 = 48;
-        let stage = u16::try_from(fault >> ROW_BITS).unwrap_or(u16::MAX);
+        let stage = stage(fault);
         let at = usize::try_from(fault & ((1 << ROW_BITS) - 1)).unwrap_or(usize::MAX);
         let side = work.side();
-        if stage >= VECTOR_STAGE {
+        if stage == VECTOR_STAGE {
             let width = self.encoder(side).width;
             let vector = program.vectors.in_host(download).get(at * width..(at + 1) * width);
             let source = vector.and_then(|vector| check_row(at, vector).err());
@@ -368,7 +397,7 @@ impl Backend for Model {
         let width = self.encoder(side).width;
         let work = if ranker { Work::VectorsAndRanker(side) } else { Work::Vectors(side) };
         let mut outputs = if ranker { none_of(self.ranker_towers(side)) } else { Vec::new() };
-        self.in_parts(features, self.rows_at_once, |first, part| {
+        self.in_parts(features, self.rows_at_once, &mut |first, part| {
             self.run(work, part, None, |program, download| {
                 let found = &program.vectors.in_host(download)[..part.batch() * width];
                 vectors[first * width..][..found.len()].copy_from_slice(found);
@@ -389,13 +418,11 @@ impl Backend for Model {
         let most = largest_bucket(MOST_KEYS / k).min(self.rows_at_once);
         let width = self.query.width;
         let mut answers = Vec::with_capacity(features.batch());
-        self.in_parts(features, most, |_, part| {
+        self.in_parts(features, most, &mut |_, part| {
             self.run(work, part, Some(&corpus), |program, download| {
                 catalogue.check_queries(&program.vectors.in_host(download)[..part.batch() * width])?;
                 let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
-                let hits = keys
-                    .map(|keys| Hits::exhaustive(corpus.rows.hits(catalogue.ids(), keys), catalogue.len()));
-                answers.extend(hits);
+                answers.extend(keys.map(|keys| corpus.hits(catalogue, keys)));
                 Ok(())
             })
         })?;
@@ -406,7 +433,7 @@ impl Backend for Model {
         let width = self.query.head.part_outputs();
         let mut terms = none_of(&self.query.towers);
         terms.iter_mut().for_each(|term| term.width = width);
-        self.in_parts(features, self.rows_at_once, |first, part| {
+        self.in_parts(features, self.rows_at_once, &mut |first, part| {
             self.run(Work::Terms, part, None, |program, download| {
                 for (term, place) in terms.iter_mut().zip(&program.terms) {
                     let values = place.in_host(download); // [batch, width]
@@ -427,7 +454,7 @@ impl Backend for Model {
 
     fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>> {
         let mut outputs = none_of(self.ranker_towers(Side::Query));
-        self.in_parts(features, self.rows_at_once, |first, part| {
+        self.in_parts(features, self.rows_at_once, &mut |first, part| {
             self.run(Work::RankerTowers, part, None, |program, download| {
                 self.read_outputs(Work::RankerTowers, program, (first, part), download, &mut outputs);
                 Ok(())
@@ -450,6 +477,14 @@ impl Backend for Model {
         }
         Ok(())
     }
+}
+
+/// Bits of a fault record that say which row; the others say which stage.
+const ROW_BITS: u32 = 48;
+
+/// The stage of a fault record.
+fn stage(fault: u64) -> u16 {
+    u16::try_from(fault >> ROW_BITS).unwrap_or(u16::MAX)
 }
 
 /// What a modality's towers read, if any does.

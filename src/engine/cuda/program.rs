@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::columns::{ColumnPlace, DeviceColumn, DeviceValues, Pixels, Room};
+use super::columns::{self, ColumnPlace, DeviceColumn, DeviceValues, Pixels, Room};
 use super::towers::{Op, Tower};
 use super::{Corpus, Encoder, Model};
 use crate::cuda::embedding::{self, Bags, Lookup};
@@ -17,7 +17,7 @@ use crate::model::{MapShape, Pair};
 /// The stage that reports an encoder's vector without a direction; towers report as their number among the runs.
 pub(super) const VECTOR_STAGE: u16 = u16::MAX - 1;
 /// The stage that reports a query without a direction.
-const QUERY_STAGE: u16 = u16::MAX;
+pub(super) const QUERY_STAGE: u16 = u16::MAX;
 
 /// What a call computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +54,8 @@ pub(super) struct Key {
     pub(super) images: usize,
     /// How the images are given.
     pub(super) pixels: Pixels,
+    /// Batch rows whose bags there is room for, each with as many ids as a request may have; at least `batch`.
+    pub(super) bags: usize,
 }
 
 /// The device's memory of one execution context.
@@ -128,7 +130,7 @@ pub(super) fn runs(model: &Model, work: Work) -> Vec<Run<'_>> {
 
 impl Program {
     pub(super) fn new(model: &Model, key: Key, corpus: Option<&Corpus>) -> Result<Program, CudaError> {
-        let Key { work, batch, images, pixels } = key;
+        let Key { work, batch, images, pixels, bags } = key;
         let precision = model.precision;
         let (mut upload, mut scratch, mut download) =
             (Layout::default(), Layout::default(), Layout::default());
@@ -144,7 +146,8 @@ impl Program {
         for modality in modalities {
             let Some(room) = model.room(modality, &runs) else { continue };
             let rows = if matches!(room, Room::Image { .. }) { images } else { batch };
-            columns.push(ColumnPlace::new(&mut upload, (modality, room), batch, rows, pixels, precision));
+            let sizes = columns::Sizes { batch, rows, bags };
+            columns.push(ColumnPlace::new(&mut upload, (modality, room), sizes, pixels, precision));
         }
         let rows_of = |modality: Modality| {
             columns.iter().find(|column| column.modality == modality).map_or(0, |column| column.rows)
@@ -174,12 +177,12 @@ impl Program {
 
         let wants_vectors =
             matches!(work, Work::Vectors(_) | Work::VectorsAndRanker(_) | Work::Search { .. });
-        let vectors = download.place(if wants_vectors { batch * encoder.width } else { 0 });
+        let vectors = download.place(if wants_vectors { batch.saturating_mul(encoder.width) } else { 0 });
         let wants_head = wants_vectors || work == Work::Terms;
         let head = scratch.place(if wants_head { encoder.head.workspace(batch) } else { 0 });
         let terms = match work {
             Work::Terms => {
-                let values = batch * encoder.head.part_outputs();
+                let values = batch.saturating_mul(encoder.head.part_outputs());
                 encoder.towers.iter().map(|_| download.place(values)).collect()
             }
             _ => Vec::new(),
@@ -187,7 +190,7 @@ impl Program {
         let (queries, search, keys) = match (work, corpus) {
             (Work::Search { k, .. }, Some(corpus)) => {
                 let plan = corpus.plan(model, batch, k)?;
-                (batch * encoder.width, plan.workspace(), batch * k)
+                (batch.saturating_mul(encoder.width), plan.workspace(), batch.saturating_mul(k))
             }
             _ => (0, 0, 0),
         };
@@ -425,6 +428,12 @@ pub(super) fn bucket(rows: usize, most: usize) -> usize {
         0 => 0,
         rows => rows.checked_next_power_of_two().unwrap_or(most).min(most),
     }
+}
+
+/// What [`bucket`] gives for 0 to `most` rows.
+pub(super) fn buckets(most: usize) -> impl Iterator<Item = usize> {
+    let powers = (0..usize::BITS).map(|bit| 1 << bit).take_while(move |&rows| rows < most);
+    std::iter::once(0).chain(powers).chain((most > 0).then_some(most))
 }
 
 /// The largest power of two that is at most `most`, which is positive.
