@@ -1,5 +1,8 @@
 //! Embedding gather and bags in GB/s of table rows read and output written, beside a copy of as many bytes.
 //! `BENCH_THREADS` sets the number of threads.
+//!
+//! With the feature `cuda` it is the card that is timed: see `benches/card/mod.rs`.
+#![cfg_attr(feature = "cuda", allow(dead_code))] // what times the CPU
 #![allow(missing_docs)] // the macros of criterion make public functions
 #![allow(clippy::unwrap_used)] // a failed check ends the bench
 
@@ -11,6 +14,8 @@ use half::f16;
 use mercer::cpu::embedding::{Bags, Pooling, Table, UnknownId, Values, bags, gather};
 use mercer::cpu::simd::Isa;
 
+#[cfg(feature = "cuda")]
+mod card;
 #[path = "../tests/oracle/mod.rs"]
 mod oracle;
 
@@ -106,4 +111,125 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(200));
     targets = embedding
 }
+#[cfg(not(feature = "cuda"))]
 criterion_main!(benches);
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use criterion::Criterion;
+    use mercer::cpu::embedding::{self, Pooling, Table, UnknownId, Values};
+    use mercer::cpu::simd::Isa;
+    use mercer::cuda::embedding::{Bags, Lookup, enqueue};
+    use mercer::cuda::{Precision, Rows, Slice, Tensor};
+    use serde_json::json;
+
+    use super::card::device::round;
+    use super::card::{Card, Work};
+    use super::oracle::{Random, assert_bits};
+
+    const PER_BAG: usize = 32;
+
+    /// A table on the card, and ids into it.
+    struct Case<'a> {
+        card: &'a Card,
+        precision: Precision,
+        width: usize,
+        rows: usize,
+        table: Tensor,
+        ids: Vec<i64>,
+    }
+
+    pub fn embedding(c: &mut Criterion) {
+        let Some(card) = Card::open() else { return };
+        let mut group = c.benchmark_group("cuda/embedding");
+        for precision in [Precision::F32, Precision::F16] {
+            for width in [64, 128, 512] {
+                let row = width * precision.bytes();
+                let (rows, count) = (card.size(1 << 30, 1 << 14) / row, card.size(256 << 20, 1 << 13) / row);
+                let mut random = Random::new(2);
+                let ids = (0..count / PER_BAG * PER_BAG).map(|_| i64::try_from(random.below(rows)).unwrap());
+                let ids: Vec<i64> = ids.collect();
+                let table = card.noise(precision, rows * width);
+                let case = Case { card: &card, precision, width, rows, table, ids };
+                for bags in [false, true] {
+                    let (lookup, work) = case.lookup(bags);
+                    let fault = card.fault();
+                    let lookups = [lookup];
+                    enqueue(&card.stream, &lookups, &fault).unwrap();
+                    case.check(&lookups[0], &fault);
+                    card.bench(&mut group, &work, || enqueue(&card.stream, &lookups, &fault));
+                }
+            }
+        }
+        group.finish();
+    }
+
+    impl Case<'_> {
+        fn lookup(&self, bags: bool) -> (Lookup, Work) {
+            let &Case { card, precision, width, rows, ref table, ref ids } = self;
+            let outputs = if bags { ids.len() / PER_BAG } else { ids.len() };
+            let offsets: Vec<u64> = (0..=outputs).map(|bag| (bag * PER_BAG) as u64).collect();
+            let of_bags = || Bags {
+                offsets: card.stream.upload("offsets", &offsets).unwrap(),
+                weights: None,
+                pooling: Pooling::Sum,
+                padding_id: None,
+            };
+            let lookup = Lookup {
+                table: table.clone(),
+                table_rows: rows,
+                width,
+                items: Rows::exactly(&card.stream, outputs).unwrap(),
+                ids: card.stream.upload("ids", ids).unwrap(),
+                bags: bags.then(of_bags),
+                unknown: UnknownId::Refuse,
+                output: card.output(precision, outputs * width),
+                stage: 0,
+            };
+            let (kind, per_bag) = if bags { ("bag_sum", PER_BAG) } else { ("gather", 1) };
+            let work = Work {
+                op: "embedding",
+                name: format!("{kind}_{width}"),
+                precision,
+                shape: json!({"table_rows": rows, "width": width, "ids": ids.len(), "per_bag": per_bag}),
+                bytes: ids.len() * 8
+                    + if bags { offsets.len() * 8 } else { 0 }
+                    + (ids.len() + outputs) * width * precision.bytes(),
+                operations: 0,
+            };
+            (lookup, work)
+        }
+
+        /// Some of the rows, bit for bit as the CPU pools them, rounded once.
+        fn check(&self, lookup: &Lookup, fault: &Slice<u64>) {
+            let &Case { card, precision, width, ref ids, .. } = self;
+            assert_eq!(card.stream.download(fault).unwrap(), [u64::MAX]);
+            let found = lookup.output.download(&card.stream).unwrap();
+            let per_bag = if lookup.bags.is_some() { PER_BAG } else { 1 };
+            for (bag, found) in found.chunks(width).enumerate().step_by(97) {
+                let ids = &ids[bag * per_bag..(bag + 1) * per_bag];
+                let at = ids.iter().map(|&id| usize::try_from(id).unwrap() * width);
+                let stored: Vec<f32> =
+                    at.flat_map(|at| (at..at + width).map(|at| card.value(precision, at))).collect();
+                let table = Table::new(per_bag, width, Values::F32(&stored)).unwrap();
+                let ids: Vec<i64> = (0..).take(per_bag).collect();
+                let input = embedding::Bags { offsets: &[0, per_bag], ids: &ids, weights: None };
+                let mut expected = vec![0.0; width];
+                let unknown = UnknownId::Refuse;
+                embedding::bags(Isa::best(), &table, input, Pooling::Sum, None, unknown, &mut expected)
+                    .unwrap();
+                let expected: Vec<f32> = expected.iter().map(|&x| round(precision, x)).collect();
+                assert_bits(&format!("bag {bag}, {precision:?}"), found, &expected, &[width]);
+            }
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+criterion_group! {
+    name = on_card;
+    config = card::config();
+    targets = cuda::embedding
+}
+#[cfg(feature = "cuda")]
+criterion_main!(on_card);

@@ -1,5 +1,8 @@
 //! Linear layers and the fused head: GFLOP/s (two operations per multiply-add) and, for one row, GB/s of weights.
 //! `BENCH_THREADS` sets the number of threads.
+//!
+//! With the feature `cuda` it is the card that is timed: see `benches/card/mod.rs`.
+#![cfg_attr(feature = "cuda", allow(dead_code))] // what times the CPU
 #![allow(missing_docs)] // the macros of criterion make public functions
 #![allow(clippy::unwrap_used)] // a failed check ends the bench
 
@@ -12,6 +15,8 @@ use mercer::cpu::head::{Head, Segment};
 use mercer::cpu::linear::Linear;
 use mercer::cpu::simd::Isa;
 
+#[cfg(feature = "cuda")]
+mod card;
 #[path = "../tests/oracle/mod.rs"]
 mod oracle;
 
@@ -83,4 +88,95 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(200));
     targets = head
 }
+#[cfg(not(feature = "cuda"))]
 criterion_main!(benches);
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use criterion::Criterion;
+    use mercer::cpu::activation::Activation;
+    use mercer::cuda::head::{Head, LayerWeights, Segment};
+    use mercer::cuda::{Precision, Rows, Slice};
+    use serde_json::json;
+
+    use super::card::device::tolerance;
+    use super::card::{Card, Work};
+    use super::oracle::{assert_close, row_product};
+
+    /// Widths of the segments and outputs, full and tiny.
+    const HEAD: (&[usize], usize) = (&[4096, 768], 512);
+    const TINY: (&[usize], usize) = (&[64, 24], 32);
+
+    /// Every row has every segment.
+    pub fn head(c: &mut Criterion) {
+        let Some(card) = Card::open() else { return };
+        let (widths, outputs) = card.size(HEAD, TINY);
+        let inputs: usize = widths.iter().sum();
+        let mut group = c.benchmark_group("cuda/head");
+        for precision in [Precision::F32, Precision::F16] {
+            let weight: Vec<f32> = (0..outputs * inputs).map(|at| card.value(precision, 7 * at)).collect();
+            let layer = LayerWeights {
+                outputs,
+                inputs,
+                weight: &weight,
+                bias: None,
+                activation: Activation::Identity,
+            };
+            let head = Head::new(&card.stream, precision, widths, &[layer], true).unwrap();
+            for batch in [1, card.size(64, 4), card.size(4096, 20)] {
+                let rows = Rows::exactly(&card.stream, batch).unwrap();
+                let index: Vec<u32> = (0..u32::try_from(batch).unwrap()).collect();
+                let segments: Vec<Segment> = widths
+                    .iter()
+                    .map(|width| Segment {
+                        index: card.stream.upload("index", &index).unwrap(),
+                        data: card.noise(precision, batch * width),
+                    })
+                    .collect();
+                let workspace = Slice::<u8>::new(&card.device, "workspace", head.workspace(batch)).unwrap();
+                let output = Slice::<f32>::new(&card.device, "output", batch * outputs).unwrap();
+                let fault = card.fault();
+                let enqueue = || head.enqueue(&card.stream, &rows, &segments, &workspace, &output, 0, &fault);
+                enqueue().unwrap();
+
+                assert_eq!(card.stream.download(&fault).unwrap(), [u64::MAX]);
+                let found = card.stream.download(&output).unwrap();
+                for row in [0, batch / 2, batch - 1] {
+                    let mut expected = vec![0.0; outputs];
+                    let mut first = 0;
+                    for width in widths {
+                        let at = row * width;
+                        let x: Vec<f32> = (at..at + width).map(|at| card.value(precision, at)).collect();
+                        let product = row_product(&weight, inputs, first, &x);
+                        expected.iter_mut().zip(product).for_each(|(sum, x)| *sum += x);
+                        first += width;
+                    }
+                    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    expected.iter_mut().for_each(|x| *x /= norm);
+                    let found = &found[row * outputs..(row + 1) * outputs];
+                    assert_close(&format!("row {row}"), found, &expected, &[outputs], tolerance(precision));
+                }
+
+                let work = Work {
+                    op: "head",
+                    name: format!("concat_linear_l2_batch_{batch}"),
+                    precision,
+                    shape: json!({"batch": batch, "widths": widths, "outputs": outputs}),
+                    bytes: (outputs + batch) * inputs * precision.bytes() + batch * outputs * 4,
+                    operations: 2 * batch * inputs * outputs,
+                };
+                card.bench(&mut group, &work, enqueue);
+            }
+        }
+        group.finish();
+    }
+}
+
+#[cfg(feature = "cuda")]
+criterion_group! {
+    name = on_card;
+    config = card::config();
+    targets = cuda::head
+}
+#[cfg(feature = "cuda")]
+criterion_main!(on_card);

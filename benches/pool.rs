@@ -1,4 +1,7 @@
 //! Pooling layers, in GB/s of input read. `BENCH_THREADS` sets the number of threads.
+//!
+//! With the feature `cuda` it is the card that is timed: see `benches/card/mod.rs`.
+#![cfg_attr(feature = "cuda", allow(dead_code))] // what times the CPU
 #![allow(missing_docs)] // the macros of criterion make public functions
 #![allow(clippy::unwrap_used)] // a failed check ends the bench
 
@@ -10,6 +13,8 @@ use mercer::cpu::conv::{Images, Pair};
 use mercer::cpu::pool::{PoolKind, PoolShape, pool};
 use mercer::cpu::simd::Isa;
 
+#[cfg(feature = "cuda")]
+mod card;
 #[path = "../tests/oracle/mod.rs"]
 mod oracle;
 
@@ -55,4 +60,79 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(200));
     targets = layers
 }
+#[cfg(not(feature = "cuda"))]
 criterion_main!(benches);
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use criterion::Criterion;
+    use mercer::cpu::conv::{Images, Pair};
+    use mercer::cpu::pool::{self, PoolKind, PoolShape};
+    use mercer::cpu::simd::Isa;
+    use mercer::cuda::pool::{enqueue, enqueue_global_average};
+    use mercer::cuda::{Precision, Rows};
+    use mercer::model::MapShape;
+    use serde_json::json;
+
+    use super::card::device::tolerance;
+    use super::card::{Card, Work};
+    use super::oracle::{assert_close, wide};
+
+    const PRECISION: Precision = Precision::F16;
+
+    pub fn layers(c: &mut Criterion) {
+        let Some(card) = Card::open() else { return };
+        let mut group = c.benchmark_group("cuda/pool");
+        for (name, kind, side, channels, window, stride, padding) in super::LAYERS {
+            let (side, channels) = (card.size(side, (side / 14).max(window)), card.size(channels, 8));
+            let batch = card.size(32, 2);
+            let is_global = window == side && kind != PoolKind::Max;
+            let shape = PoolShape {
+                kernel: Pair::square(window),
+                stride: Pair::square(stride),
+                padding: Pair::square(padding),
+            };
+            let map = MapShape { height: side, width: side, channels };
+            let out = shape.output(side, side).unwrap();
+            let images = Rows::exactly(&card.stream, batch).unwrap();
+            let input = card.noise(PRECISION, batch * map.len());
+            let output = card.output(PRECISION, batch * out.height * out.width * channels);
+            let run = || match is_global {
+                true => enqueue_global_average(&card.stream, &images, map, &input, &output),
+                false => enqueue(&card.stream, &images, kind, &shape, map, &input, &output),
+            };
+            run().unwrap();
+
+            let data: Vec<f32> = (0..map.len()).map(|at| card.value(PRECISION, at)).collect();
+            let first = Images { batch: 1, height: side, width: side, data: &data };
+            let mut expected = vec![0.0; output.len() / batch];
+            pool::pool(Isa::best(), kind, &shape, channels, first, &mut expected).unwrap();
+            let found = output.part(0..expected.len()).unwrap().download(&card.stream).unwrap();
+            let dimensions = [out.height, out.width, channels];
+            assert_close(name, &found, &wide(&expected), &dimensions, tolerance(PRECISION));
+
+            let work = Work {
+                op: "pool",
+                name: name.into(),
+                precision: PRECISION,
+                shape: json!({
+                    "batch": batch, "side": side, "channels": channels, "kernel": window, "stride": stride,
+                    "padding": padding, "kind": if kind == PoolKind::Max { "max" } else { "average" },
+                }),
+                bytes: (input.len() + output.len()) * PRECISION.bytes(),
+                operations: 0,
+            };
+            card.bench(&mut group, &work, run);
+        }
+        group.finish();
+    }
+}
+
+#[cfg(feature = "cuda")]
+criterion_group! {
+    name = on_card;
+    config = card::config();
+    targets = cuda::layers
+}
+#[cfg(feature = "cuda")]
+criterion_main!(on_card);

@@ -1,5 +1,8 @@
 //! The whole request on the demo shop: text, photo, user and all three, from the raw request to the ten best products,
 //! and the encoding of the catalogue.
+//!
+//! With the feature `cuda` it is the card that is timed: see `benches/card/mod.rs`.
+#![cfg_attr(feature = "cuda", allow(dead_code))] // what times the CPU
 #![allow(missing_docs)] // criterion's macros make the entry point
 #![allow(clippy::unwrap_used)] // a bench may panic
 
@@ -10,6 +13,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mercer::input::{Image, Record, read_records};
 use mercer::{Catalogue, Engine, Options, Request};
 
+#[cfg(feature = "cuda")]
+mod card;
+
 struct Shop {
     engine: Engine,
     products: Vec<Record>,
@@ -17,9 +23,13 @@ struct Shop {
     catalogue: Catalogue,
 }
 
-fn open() -> Shop {
+/// The shop on the CPU, with at most that many of its products.
+fn open(products: usize) -> Shop {
     let engine = Engine::open("weights/demo", Options::default()).unwrap();
-    let products = read_records(Path::new("weights/demo/catalogue.jsonl"), &engine.config().inputs).unwrap();
+    let mut records =
+        read_records(Path::new("weights/demo/catalogue.jsonl"), &engine.config().inputs).unwrap();
+    records.truncate(products);
+    let products = records;
     let requests: Vec<Request> = products.iter().map(|product| product.request.clone()).collect();
     let ids = products.iter().map(|product| product.id.unwrap()).collect();
     let vectors = engine.encode_items(&requests).unwrap();
@@ -28,7 +38,7 @@ fn open() -> Shop {
 }
 
 fn requests(c: &mut Criterion) {
-    let shop = open();
+    let shop = open(usize::MAX);
     let text = Request::default().with_text("黑色羽绒服");
     // The file's bytes, as a server has them: decoding is part of the request, reading the disk is not.
     let photo = match &shop.requests[0].image {
@@ -69,7 +79,7 @@ fn check(shop: &Shop, name: &str, request: &Request, hits: &[mercer::Hit]) {
 }
 
 fn catalogue(c: &mut Criterion) {
-    let shop = open();
+    let shop = open(usize::MAX);
     let some = &shop.requests[..256];
     let vectors = shop.engine.encode_items(some).unwrap();
     let alone = shop.engine.encode_items(&some[100..101]).unwrap();
@@ -86,4 +96,92 @@ fn catalogue(c: &mut Criterion) {
 }
 
 criterion_group!(benches, requests, catalogue);
+#[cfg(not(feature = "cuda"))]
 criterion_main!(benches);
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::time::Instant;
+
+    use criterion::Criterion;
+    use mercer::cuda::Precision;
+    use mercer::engine::{Device, Side};
+    use mercer::{Catalogue, Engine, Hits, Options, Request};
+    use serde_json::json;
+
+    use super::card::{Card, Work};
+
+    const K: usize = 10;
+
+    /// From preprocessed requests to the ten best products, by the clock of the host: upload, kernels, download.
+    pub fn requests(c: &mut Criterion) {
+        let Some(card) = Card::open() else { return };
+        let shop = super::open(card.size(usize::MAX, 24));
+        let mut group = c.benchmark_group("cuda/request");
+        for precision in [Precision::F32, Precision::F16] {
+            let options = Options::default().device(Device::Cuda(0)).precision(precision);
+            let engine = Engine::open("weights/demo", options).unwrap();
+            engine.prepare(&shop.catalogue).unwrap();
+            for batch in [1, card.size(32, 2)] {
+                for image in [false, true] {
+                    let requests: Vec<Request> =
+                        shop.requests.iter().take(batch).map(|request| query(request, image)).collect();
+                    let features = engine.preprocess(Side::Query, &requests).unwrap();
+                    let search = || engine.search_features(&shop.catalogue, &features, K).unwrap();
+                    check(&shop.catalogue, &shop.engine, &requests, precision, &search());
+                    let kind = if image { "text_image_user" } else { "text_user" };
+                    let work = Work {
+                        op: "request",
+                        name: format!("{kind}_batch_{batch}"),
+                        precision,
+                        shape: json!({"batch": batch, "rows": shop.catalogue.len(), "k": K}),
+                        bytes: 0,
+                        operations: 0,
+                    };
+                    card.bench_by(&mut group, &work, || {
+                        let start = Instant::now();
+                        std::hint::black_box(search());
+                        start.elapsed()
+                    });
+                }
+            }
+        }
+        group.finish();
+    }
+
+    /// A product's own words, and its picture if asked for, by a user.
+    fn query(product: &Request, image: bool) -> Request {
+        let mut query = Request::default().with_text(product.text.clone().unwrap_or_default()).with_user(7);
+        query.image = product.image.clone().filter(|_| image);
+        query
+    }
+
+    /// The scores are the CPU's, rank by rank, within the rounding of the encoders; products that close may change places.
+    fn check(
+        catalogue: &Catalogue,
+        on_cpu: &Engine,
+        requests: &[Request],
+        precision: Precision,
+        found: &[Hits],
+    ) {
+        let expected = on_cpu.search(catalogue, requests, K).unwrap();
+        let allowed = if precision == Precision::F32 { 1e-5 } else { 1e-2 };
+        for (request, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_eq!(found.len(), expected.len(), "request {request}");
+            for (rank, (found, expected)) in found.iter().zip(expected.iter()).enumerate() {
+                let (found, expected) = (found.score, expected.score);
+                let what = format!("request {request}, rank {rank}: {found}, the CPU has {expected}");
+                assert!((found - expected).abs() <= allowed, "{what}");
+            }
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+criterion_group! {
+    name = on_card;
+    config = card::config();
+    targets = cuda::requests
+}
+#[cfg(feature = "cuda")]
+criterion_main!(on_card);

@@ -1,6 +1,9 @@
 //! Exact top-10 over generated catalogues. Each case checks a sample of its answer against the scalar definition before
 //! it is timed, and prints the rates that one search reached: bytes of vectors read once per batch, and two
 //! floating-point operations per element and query.
+//!
+//! With the feature `cuda` it is the card that is timed: see `benches/card/mod.rs`.
+#![cfg_attr(feature = "cuda", allow(dead_code))] // what times the CPU
 #![allow(clippy::unwrap_used)] // a benchmark that cannot run must stop
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -8,6 +11,9 @@ use mercer::cpu::normalize::normalize;
 use mercer::cpu::score::score_scalar;
 use mercer::{Catalogue, Metric};
 use std::time::{Duration, Instant};
+
+#[cfg(feature = "cuda")]
+mod card;
 
 const K: usize = 10;
 
@@ -67,4 +73,77 @@ fn topk(c: &mut Criterion) {
 }
 
 criterion_group!(benches, topk);
+#[cfg(not(feature = "cuda"))]
 criterion_main!(benches);
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use criterion::Criterion;
+    use mercer::cpu::simd::Isa;
+    use mercer::cpu::topk::scan;
+    use mercer::cuda::topk::{Corpus, Plan, enqueue};
+    use mercer::cuda::{Precision, Rows, Slice};
+    use serde_json::json;
+
+    use super::card::device::round;
+    use super::card::{Card, Work};
+    use super::{K, uniform};
+
+    /// Queries whose answers are compared with the CPU's.
+    const CHECKED: usize = 4;
+
+    /// `BENCH_ROWS` sets the number of rows.
+    pub fn topk(c: &mut Criterion) {
+        let Some(card) = Card::open() else { return };
+        let given = std::env::var("BENCH_ROWS").ok().and_then(|rows| rows.parse().ok());
+        let (rows, dim) = (given.unwrap_or(card.size(1_000_000, 600)), card.size(256, 40));
+        let ids: Vec<i64> = (0..i64::try_from(rows).unwrap()).collect();
+        let vectors = uniform(1, rows * dim);
+        let mut group = c.benchmark_group("cuda/topk");
+        for precision in [Precision::F32, Precision::F16] {
+            let corpus = Corpus::upload(&card.stream, dim, &vectors, &ids, precision).unwrap();
+            let stored: Vec<f32> = vectors.iter().map(|&x| round(precision, x)).collect();
+            for batch in [1, 8, 64] {
+                let queries = uniform(2, batch * dim);
+                let plan = Plan::new(&corpus, K, batch, card.device.info()).unwrap();
+                let count = Rows::exactly(&card.stream, batch).unwrap();
+                let on_card = card.stream.upload("queries", &queries).unwrap();
+                let workspace = Slice::<u8>::new(&card.device, "workspace", plan.workspace()).unwrap();
+                let keys = Slice::<u64>::new(&card.device, "keys", batch * K).unwrap();
+                let run = || enqueue(&card.stream, &plan, &corpus, &count, &on_card, &workspace, &keys);
+                run().unwrap();
+
+                let checked = &queries[..batch.min(CHECKED) * dim];
+                let expected = scan(Isa::best(), dim, checked, &stored, &ids, K).unwrap();
+                let keys_found = card.stream.download(&keys).unwrap();
+                for (query, (keys, expected)) in keys_found.chunks(K).zip(&expected).enumerate() {
+                    let found = corpus.hits(&ids, keys);
+                    let bits = |hits: &[mercer::Hit]| {
+                        hits.iter().map(|h| (h.id, h.score.to_bits())).collect::<Vec<_>>()
+                    };
+                    assert_eq!(bits(&found), bits(expected), "query {query} of {batch}, {precision:?}");
+                }
+
+                let work = Work {
+                    op: "topk",
+                    name: format!("top{K}_{rows}x{dim}_batch_{batch}"),
+                    precision,
+                    shape: json!({"rows": rows, "dim": dim, "batch": batch, "k": K}),
+                    bytes: rows * dim * precision.bytes() + batch * (dim * 4 + K * 8),
+                    operations: 2 * rows * dim * batch,
+                };
+                card.bench(&mut group, &work, run);
+            }
+        }
+        group.finish();
+    }
+}
+
+#[cfg(feature = "cuda")]
+criterion_group! {
+    name = on_card;
+    config = card::config();
+    targets = cuda::topk
+}
+#[cfg(feature = "cuda")]
+criterion_main!(on_card);

@@ -30,9 +30,15 @@ bool is(const char* name, const char* value) {
   return text && !strcmp(text, value);
 }
 
+int order() {
+  if (is("EMU_ORDER", "reverse")) return kReverse;
+  if (is("EMU_ORDER", "random")) return kRandom;
+  return static_cast<int>(number("EMU_ORDER", kInOrder));
+}
+
 Options read() {
   Options o;
-  o.order = is("EMU_ORDER", "reverse") ? kReverse : is("EMU_ORDER", "random") ? kRandom : static_cast<int>(number("EMU_ORDER", kInOrder));
+  o.order = order();
   o.seed = number("EMU_SEED", o.seed);
   o.workers = static_cast<int>(number("EMU_WORKERS", 0));
   o.strict = number("EMU_STRICT", 1) != 0;

@@ -23,7 +23,7 @@ struct ElementwiseArgs {
   uint32_t channels;
   uint32_t relu;
   uint32_t vector;  // whether eight values from a multiple of 8 on have channels from a multiple of 8 on
-  uint32_t unused;
+  uint32_t zero;    // no byte is padding
 };
 static_assert(sizeof(ElementwiseArgs) == 72, "as in src/cuda/elementwise.rs");
 

@@ -27,7 +27,7 @@ struct PoolArgs {
   uint32_t padding_height, padding_width;
   uint32_t count_include_pad;
   uint32_t vector;  // whether channels is a multiple of 8
-  uint32_t unused;
+  uint32_t zero;    // no byte is padding
 };
 static_assert(sizeof(PoolArgs) == 80, "as in src/cuda/pool.rs");
 
@@ -36,7 +36,7 @@ struct GlobalPoolArgs {
   void* output;
   const uint32_t* images;
   uint32_t height, width, channels;
-  uint32_t unused;
+  uint32_t zero;  // no byte is padding
 };
 static_assert(sizeof(GlobalPoolArgs) == 40, "as in src/cuda/pool.rs");
 

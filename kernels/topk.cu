@@ -1,7 +1,7 @@
 // Exact top-k by the defined score, over all rows.
 //
-//   score(q, x) = the 32 sums over i = l (mod 32) of q[i] * x[i], in order of i with fused multiply-add from +0, added as a
-//                 tree over l ^ 16, l ^ 8, l ^ 4, l ^ 2, l ^ 1; bit for bit as src/cpu/score.rs
+//   score(q, x) = the 32 sums over i = l (mod 32) of q[i] * x[i], in order of i with fused multiply-add from +0, added
+//                 as a tree over l ^ 16, l ^ 8, l ^ 4, l ^ 2, l ^ 1; bit for bit as src/cpu/score.rs
 //   out[q]      = the k greatest keys (device/keys.cuh) of the rows, greatest first, then zeros
 //
 // topk_scan_*: blocks (p, t) score rows p, p + P, ... in steps of STEP with the queries of tile t. No score is stored:
@@ -64,8 +64,8 @@ DEV float to_float(float x) { return x; }
 DEV float to_float(__half x) { return __half2float(x); }
 DEV float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// This lane's sums of Q queries, from `query` on, with R rows, from `rows` on: sums[q * R + r]. Row `last` stands in for those
-// behind it. Lanes without an element keep +0.
+// This lane's sums of Q queries, from `query` on, with R rows, from `rows` on: sums[q * R + r]. Row `last` stands in for
+// those behind it. Lanes without an element keep +0.
 template <class T, int Q>
 DEV void lane_sums(float (&sums)[Q * R], const T* rows, uint32_t last, uint32_t dim, const float* query) {
   const uint32_t lane = threadIdx.x % 32;
@@ -91,9 +91,9 @@ DEV void lane_sums(float (&sums)[Q * R], const T* rows, uint32_t last, uint32_t 
   if (whole + lane < dim) add(whole);
 }
 
-// Adds up each of COUNT sums over the lanes: l with l ^ 16, then ^ 8, ^ 4, ^ 2, ^ 1. As long as a lane has two sums it gives
-// one half of them away and takes the other half's partners, so that no addition is done twice. In the end lane l has the
-// totals of sums l * COUNT / 32 and following in sum[0 ..], COUNT / 32 of them, at least one.
+// Adds up each of COUNT sums over the lanes: l with l ^ 16, then ^ 8, ^ 4, ^ 2, ^ 1. As long as a lane has two sums it
+// gives one half of them away and takes the other half's partners, so that no addition is done twice. In the end lane l
+// has the totals of sums l * COUNT / 32 and following in sum[0 ..], COUNT / 32 of them, at least one.
 template <int COUNT, int DISTANCE = 16> DEV void tree_sums(float* sum) {
   if constexpr (DISTANCE > 0 && COUNT == 1) {
     sum[0] = __fadd_rn(sum[0], __shfl_xor_sync(FULL, sum[0], DISTANCE));
@@ -117,7 +117,8 @@ struct Best {
   Key* published;   // the greatest bound of all blocks, in device memory
 };
 
-// Cuts the keys to the best `kept`, of which there are more. All threads of the block.
+// Cuts the keys to the best `kept`, of which there are more. Then `kept` is k: a block with fewer rows than k never has
+// more keys than it keeps. All threads of the block.
 DEV void cut(const Best& best, uint32_t kept, Selection& shared) {
   const uint32_t count = *best.count;
   const Places places{best.keys, count, count, count};
@@ -164,8 +165,8 @@ template <class T, int Q> DEV void scan(const TopkScanArgs& args, uint32_t first
     return Best{args.keys + buffer * args.capacity, counts + query, bounds + query, args.bounds + first + query};
   };
 
-  // After tree_sums this lane has the scores of one query with rows lane_row, lane_row + 1, ...; where lanes share them, the
-  // first offers them.
+  // After tree_sums this lane has the scores of one query with rows lane_row, lane_row + 1, ...; where lanes share them,
+  // the first offers them.
   constexpr uint32_t SUMS = Q * R, SCORES = SUMS < 32 ? 1 : SUMS / 32;
   const uint32_t lane_sum = lane * SUMS / 32, lane_row = lane_sum % R, lane_query = group * Q + lane_sum / R;
   const bool offers = lane * SUMS % 32 == 0 || SUMS >= 32;
@@ -224,12 +225,24 @@ DEV void merge(const TopkMergeArgs& args) {
 }
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256, 3) topk_scan_f32_1(const TopkScanArgs args) { scan_tile<float, 1>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f32_4(const TopkScanArgs args) { scan_tile<float, 4>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f32_8(const TopkScanArgs args) { scan_tile<float, 8>(args); }
-extern "C" __global__ void __launch_bounds__(256, 3) topk_scan_f16_1(const TopkScanArgs args) { scan_tile<__half, 1>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f16_4(const TopkScanArgs args) { scan_tile<__half, 4>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f16_8(const TopkScanArgs args) { scan_tile<__half, 8>(args); }
+extern "C" __global__ void __launch_bounds__(256, 3) topk_scan_f32_1(const TopkScanArgs args) {
+  scan_tile<float, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f32_4(const TopkScanArgs args) {
+  scan_tile<float, 4>(args);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f32_8(const TopkScanArgs args) {
+  scan_tile<float, 8>(args);
+}
+extern "C" __global__ void __launch_bounds__(256, 3) topk_scan_f16_1(const TopkScanArgs args) {
+  scan_tile<__half, 1>(args);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f16_4(const TopkScanArgs args) {
+  scan_tile<__half, 4>(args);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) topk_scan_f16_8(const TopkScanArgs args) {
+  scan_tile<__half, 8>(args);
+}
 extern "C" __global__ void __launch_bounds__(256, 3) topk_scan_bf16_1(const TopkScanArgs args) {
   scan_tile<__nv_bfloat16, 1>(args);
 }

@@ -250,6 +250,8 @@ int finish(Stream* stream);
 int finish_all(Context* context);
 
 // ---- graphs.cpp
+// A stream that ends while it captures spoils the capture.
+void leave_capture(Stream* stream);
 // Refuses a call that no capture in progress allows (allocation, synchronisation) and spoils that capture.
 int refuse_in_capture(const char* what);
 // The same for one stream: waiting for it cannot be captured.

@@ -37,6 +37,14 @@ bool has_unjoined_work(const Capture& capture) {
 
 }  // namespace
 
+void leave_capture(Stream* stream) {
+  std::shared_ptr<Capture> capture = std::move(stream->capture);
+  capture->invalidated = true;
+  auto& streams = capture->streams;
+  streams.erase(std::remove(streams.begin(), streams.end(), stream), streams.end());
+  if (capture->origin == stream) dissolve(capture);
+}
+
 int refuse_in_capture(const char* what) {
   bool refused = false;
   for (const auto& capture : state().captures) {

@@ -20,9 +20,9 @@ constexpr size_t kAlignment = 256;          // what cuMemAlloc promises
 constexpr unsigned char kPoison = 0xff;     // NaN in every float type: device memory is not zero
 constexpr unsigned char kCanary = 0xa5;     // between an allocation and the edges of its pages
 constexpr size_t kQuarantine = 1024;        // freed allocations whose addresses stay reserved
-// Programs and their memory lie above; below are pairs of 32-bit numbers, and the shadow of the address sanitizer.
-constexpr uintptr_t kLowestPointer = 0x5000ull << 32;
-constexpr uintptr_t kHighestPointer = 1ull << 47;
+// Where Linux puts programs, heaps and stacks. Below are small integers side by side and the sanitizers' own tables.
+constexpr uintptr_t kLowestPointer = 0x550000000000;
+constexpr uintptr_t kHighestPointer = 0x800000000000;
 
 struct Memory {
   std::map<uintptr_t, Allocation> live;

@@ -45,6 +45,7 @@ int wait_in_capture(Stream* stream, const Record& record) {
     stream->capture->invalidated = true;
     return fail(kCaptureIsolation, "a capturing stream cannot wait for an event recorded outside the capture");
   }
+  if (record.capture->invalidated) return fail(kCaptureInvalidated, "wait in a capture that has failed");
   if (!stream->capture) {
     stream->capture = record.capture;
     stream->captured = stream->joined = 0;
@@ -121,7 +122,7 @@ DRIVER_API CUresult cuStreamDestroy_v2(void* handle) {
   DRIVER_ENTER(Needs::context);
   Stream* stream = stream_of(handle);
   if (!stream || stream->is_default) return fail(kInvalidHandle, "destruction of %p, which is no created stream", handle);
-  if (stream->capture) stream->capture->invalidated = true;
+  if (stream->capture) leave_capture(stream);
   int code = finish(stream);
   state().streams.remove(stream);
   return code;

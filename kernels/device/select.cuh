@@ -30,7 +30,7 @@ DEV void find_digit(Selection& shared, uint32_t wanted) {
   for (uint32_t i = 0; i < 8; ++i) own += shared.bins[top - i];
   uint32_t until = own;
 #pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
+  for (unsigned distance = 1; distance < 32; distance *= 2) {
     const uint32_t before = __shfl_up_sync(0xffffffffu, until, distance);
     if (lane >= distance) until += before;
   }
@@ -78,8 +78,8 @@ DEV void find_range(const Places& places, Selection& shared) {
   __syncthreads();
 }
 
-// A bound that exactly the `k` greatest keys reach, or all keys if there are no more than `k`; never 0. Radix selection: the
-// keys of a range are counted in 256 bins of equal width, and the bin of the k-th is the next range.
+// A bound that exactly the `k` greatest keys reach, or all keys if there are no more than `k`; never 0. Radix selection:
+// the keys of a range are counted in 256 bins of equal width, and the bin of the k-th is the next range.
 DEV Key bound_of_best(const Places& places, uint32_t k, Selection& shared) {
   find_range(places, shared);
   Key low = shared.least, span = shared.greatest - low;

@@ -94,9 +94,6 @@ impl Catalogue {
     /// - [`CatalogueError::NormTooLarge`]: for inner products, a query whose L2 norm exceeds 2^63.
     pub fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Hits>, CatalogueError> {
         check_k(k)?;
-        if !queries.len().is_multiple_of(self.dim()) {
-            return Err(CatalogueError::QueriesLength { values: queries.len(), dim: self.dim() });
-        }
         Ok(self.scan(&self.prepare(queries)?, k))
     }
 
@@ -119,8 +116,11 @@ impl Catalogue {
         Ok(())
     }
 
-    /// The queries as they are scored.
-    fn prepare<'q>(&self, queries: &'q [f32]) -> Result<Cow<'q, [f32]>, CatalogueError> {
+    /// Queries, `[batch, dim]`, as they are scored.
+    pub(crate) fn prepare<'q>(&self, queries: &'q [f32]) -> Result<Cow<'q, [f32]>, CatalogueError> {
+        if !queries.len().is_multiple_of(self.dim()) {
+            return Err(CatalogueError::QueriesLength { values: queries.len(), dim: self.dim() });
+        }
         match self.metric() {
             Metric::Cosine => {
                 let mut queries = queries.to_vec();

@@ -17,7 +17,7 @@ pub(crate) struct ElementwiseArgs {
     channels: u32,
     relu: u32,
     vector: u32,
-    unused: u32,
+    zero: u32,
 }
 const _: () = assert!(size_of::<ElementwiseArgs>() == 72);
 
@@ -109,7 +109,7 @@ impl Elementwise<'_> {
             channels: to_u32("channels", channels.unwrap_or(1))?,
             relu: self.relu.into(),
             vector: channels.unwrap_or(values).is_multiple_of(8).into(),
-            unused: 0,
+            zero: 0,
         };
         let threads = images.most() * values.div_ceil(if arguments.vector == 1 { 8 } else { 1 });
         let blocks = to_u32("blocks", blocks(threads))?;

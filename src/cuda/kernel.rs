@@ -7,8 +7,7 @@ use super::{conv, elementwise, embedding, linear, normalize, pixels, pool, topk}
 /// What a kernel takes: one struct, by value.
 ///
 /// # Safety
-/// The type is `#[repr(C)]` with the fields of the kernel's own struct in order, so that both have one layout,
-/// and every byte is a field's: padding would pass on what the stack held.
+/// The type is `#[repr(C)]` with the fields of the kernel's own struct in order, so that both have one layout.
 pub(crate) unsafe trait Arguments: Copy + 'static {}
 
 /// An entry point of a kernel file, with the type of its arguments.

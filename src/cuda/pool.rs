@@ -25,7 +25,7 @@ pub(crate) struct PoolArgs {
     padding_width: u32,
     count_include_pad: u32,
     vector: u32,
-    unused: u32,
+    zero: u32,
 }
 const _: () = assert!(size_of::<PoolArgs>() == 80);
 
@@ -42,7 +42,7 @@ pub(crate) struct GlobalPoolArgs {
     height: u32,
     width: u32,
     channels: u32,
-    unused: u32,
+    zero: u32,
 }
 const _: () = assert!(size_of::<GlobalPoolArgs>() == 40);
 
@@ -125,7 +125,7 @@ pub fn enqueue(
         padding_width: number(shape.padding.width)?,
         count_include_pad: count_include_pad.into(),
         vector: channels.is_multiple_of(8).into(),
-        unused: 0,
+        zero: 0,
     };
     let threads = output.len() / if arguments.vector == 1 { 8 } else { 1 };
     let blocks = to_u32("blocks", super::elementwise::blocks(threads))?;
@@ -161,7 +161,7 @@ pub fn enqueue_global_average(
         height: number(height)?,
         width: number(width)?,
         channels: number(channels)?,
-        unused: 0,
+        zero: 0,
     };
     let blocks = global_blocks(images.most(), channels)?;
     stream.launch(&GLOBAL_AVERAGE[precision.index()], [blocks, 1, 1], 0, &arguments)

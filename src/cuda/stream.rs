@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytemuck::Pod;
 use cudarc::driver::{CudaGraph, CudaStream, result, sys};
@@ -145,6 +146,24 @@ impl Stream {
     pub fn synchronize(&self) -> Result<(), CudaError> {
         // SAFETY: the stream is alive.
         self.call("cuStreamSynchronize", |s| unsafe { result::stream::synchronize(s) })
+    }
+
+    /// Runs `work`, waits for it, and says how long the device took from the end of what was on the stream before to the
+    /// end of the work. If the host is slower than the device, that includes the waiting for it: work that is short is
+    /// timed right when there is enough on the stream before it.
+    ///
+    /// # Errors
+    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device, [`CudaError::Driver`].
+    pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Duration, CudaError> {
+        let event = || {
+            let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+            self.device.call("cuEventRecord", || self.stream.record_event(flags))
+        };
+        let start = event()?;
+        work()?;
+        let end = event()?;
+        let milliseconds = self.device.call("cuEventElapsedTime", || start.elapsed_ms(&end))?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds).max(0.0) / 1e3))
     }
 
     /// Records what `work` puts on the stream instead of running it.

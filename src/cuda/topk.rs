@@ -389,9 +389,9 @@ impl Plan {
     }
 }
 
-/// Puts a search on the stream: the best `k` rows of `corpus` for each of the queries `[batch.most(), dim]`, whose number is
-/// `batch`. What is launched depends on the plan alone. `keys`, `[batch.most(), k]`, gets the hits of each query, best
-/// first, as [`Corpus::hits`] reads them; 0 where there are no more rows. Queries that are not finite have no hits.
+/// Puts a search on the stream: the best `k` rows of `corpus` for each of the queries `[batch.most(), dim]`, whose number
+/// is `batch`. What is launched depends on the plan alone. `keys`, `[batch.most(), k]`, gets the hits of each query, best
+/// first, as [`Corpus::hits`] reads them; 0 where there are no more rows. A score that is NaN is no hit.
 ///
 /// # Errors
 /// [`CudaError::Length`] if the corpus or `batch` is not the plan's, or a slice does not have its shape; what the launches
@@ -467,4 +467,114 @@ pub fn enqueue(
         stream.launch(&MERGE, [scan.group, 1, 1], 0, &merge)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed check ends the test
+mod tests {
+    use super::*;
+
+    fn card(multiprocessors: u32, shared_memory: u32) -> DeviceInfo {
+        let (name, capability, memory) = (String::new(), (8, 0), 80 << 30);
+        DeviceInfo { ordinal: 0, name, capability, memory, multiprocessors, shared_memory }
+    }
+
+    /// What every plan keeps: the workspace and the launch limits, room for a step in every buffer that is cut, an answer
+    /// in the buffers together.
+    fn check(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) {
+        let what = format!("{shape:?}, k {k}, batch {batch}, {} multiprocessors", card.multiprocessors);
+        let plan = Plan::of(shape, k, batch, card).unwrap();
+        let Buffer { kept, capacity, holds_all } = plan.buffer;
+        let rows = shape.rows.div_ceil(STEP).div_ceil(plan.partitions) * STEP; // of a block
+        assert!(plan.workspace() <= MOST_WORKSPACE, "{what}: {} bytes", plan.workspace());
+        assert!(plan.tile.shared(shape.dim) + FIXED_SHARED <= card.shared_memory as usize, "{what}");
+        assert!(plan.group >= 1 && plan.group.div_ceil(plan.tile.queries()) <= MOST_TILES, "{what}");
+        assert!(
+            i32::try_from(plan.partitions).is_ok() && u32::try_from(plan.partitions * kept).is_ok(),
+            "{what}"
+        );
+        assert!(
+            capacity >= kept
+                && if holds_all { capacity >= rows.min(shape.rows) } else { capacity >= kept + STEP }
+        );
+        assert!(kept >= k.min(rows).min(shape.rows), "{what}");
+        assert!(plan.padded >= k.min(shape.rows) && plan.padded.is_power_of_two(), "{what}");
+    }
+
+    #[test]
+    fn plans_keep_their_limits() {
+        let ks = [1, 10, 100, 1000, 4096, 5000, 65_535, 65_536];
+        for (multiprocessors, shared) in [(1, 99 << 10), (16, 48 << 10), (108, 163 << 10), (132, 227 << 10)] {
+            let card = card(multiprocessors, shared);
+            for rows in [0, 1, 127, 128, 129, 70_000, 1 << 24, u32::MAX as usize - 1] {
+                for dim in [1, 128, 768, 4096] {
+                    for k in ks {
+                        for batch in [0, 1, 2, 4, 5, 8, 9, 33, 64, 4096, 65_536] {
+                            check(Shape::new(rows, dim, Precision::F32).unwrap(), k, batch, &card);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One query streams the rows through every multiprocessor; a batch that fits a tile reads them once.
+    #[test]
+    fn plans_fill_the_card() {
+        let card = card(132, 227 << 10);
+        let shape = Shape::new(10_000_000, 128, Precision::F16).unwrap();
+        for k in [1, 100, 1000] {
+            let one = Plan::of(shape, k, 1, &card).unwrap();
+            assert_eq!((one.tile, one.partitions), (TILES[0], 396), "k {k}");
+        }
+        let many = Plan::of(shape, 100, 32, &card).unwrap();
+        assert_eq!((many.tile, many.group, many.partitions), (TILES[4], 32, 264));
+    }
+
+    #[test]
+    fn limits_are_refused() {
+        let refused = |rows, dim| Shape::new(rows, dim, Precision::F32).unwrap_err();
+        let (most, limit) = (u32::MAX as usize, u32::MAX as usize - 1);
+        assert_eq!(refused(most, 1), CudaError::Limit { what: "rows", value: most, limit });
+        assert_eq!(refused(1, 0), CudaError::Limit { what: "vector length", value: 0, limit: 4096 });
+        assert_eq!(refused(1, 4097), CudaError::Limit { what: "vector length", value: 4097, limit: 4096 });
+        let shape = Shape::new(5, 5, Precision::F32).unwrap();
+        for k in [0, 65_537] {
+            let refused = Plan::of(shape, k, 1, &card(4, 48 << 10)).unwrap_err();
+            assert_eq!(refused, CudaError::Limit { what: "k", value: k, limit: 65_536 });
+        }
+    }
+
+    /// The kernel's key, in the same words.
+    fn encode(score: f32, rank: u32) -> u64 {
+        let late = u64::from(!rank);
+        if score == 0.0 {
+            return ZERO_KEYS + (late << 1 | u64::from(score.is_sign_positive()));
+        }
+        let bits = score.to_bits();
+        let code = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+        u64::from(code) << 32 | late
+    }
+
+    /// Keys descend with the score, then ascend with the rank, whatever the sign of a zero; and nothing is lost.
+    #[test]
+    fn keys_keep_order_and_bits() {
+        let tiny = f32::from_bits(1);
+        let scores =
+            [f32::NEG_INFINITY, f32::MIN, -1.0, -tiny, -0.0, 0.0, tiny, 1.0, f32::MAX, f32::INFINITY];
+        let ranks = [0, 1, 0x7FFF_FFFF, 0x8000_0000, u32::MAX - 2];
+        let all = || scores.iter().flat_map(|&score| ranks.map(|rank| (score, rank)));
+        for (score, rank) in all() {
+            let (found, at) = decode(encode(score, rank));
+            assert_eq!((found.to_bits(), at), (score.to_bits(), rank), "{score} at {rank}");
+            for (other, other_rank) in all().filter(|&(_, other_rank)| other_rank != rank) {
+                let better = score > other || (score == other && rank < other_rank);
+                assert_eq!(
+                    encode(score, rank) > encode(other, other_rank),
+                    better,
+                    "{score} at {rank}, {other} at {other_rank}"
+                );
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod error;
 mod explain;
 mod options;
 mod rank;
+mod searcher;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +21,7 @@ pub use error::{EngineError, RowError};
 pub use explain::Parts;
 pub use options::{Device, MAX_ROWS_AT_ONCE, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
+pub use searcher::Searcher;
 
 #[cfg(doc)]
 use crate::Error;

@@ -73,14 +73,18 @@ impl Files {
 #[test]
 fn inner_products_are_exact() {
     let files = Files::new();
-    files.run("x.npy", "q.npy", "out", &["--top", "12", "--metric", "ip"]).ok();
-    let (ids, scores, k) = files.answer("out");
-    assert_eq!(k, 12);
-    let vectors = values(1, ROWS * DIM);
-    for (at, query) in values(2, BATCH * DIM).chunks(DIM).enumerate() {
-        let found =
-            ids[at * k..][..k].iter().copied().zip(scores[at * k..][..k].iter().map(|x| f64::from(*x)));
-        assert_eq!(found.collect::<Vec<_>>(), naive(&vectors, query, false)[..k], "query {at}");
+    let devices: &[&str] = if cfg!(feature = "emulate") { &["cpu", "cuda"] } else { &["cpu"] };
+    for device in devices {
+        files.run("x.npy", "q.npy", "out", &["--top", "12", "--metric", "ip", "--device", device]).ok();
+        let (ids, scores, k) = files.answer("out");
+        assert_eq!(k, 12);
+        let vectors = values(1, ROWS * DIM);
+        for (at, query) in values(2, BATCH * DIM).chunks(DIM).enumerate() {
+            let found =
+                ids[at * k..][..k].iter().copied().zip(scores[at * k..][..k].iter().map(|x| f64::from(*x)));
+            let expected = naive(&vectors, query, false);
+            assert_eq!(found.collect::<Vec<_>>(), expected[..k], "query {at} on {device}");
+        }
     }
 }
 

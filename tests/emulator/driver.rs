@@ -76,6 +76,7 @@ impl Context {
     }
 
     /// Pinned memory of `len` words; it goes with the context.
+    #[allow(clippy::mut_from_ref, reason = "each call gives other memory")]
     pub fn pinned(&self, len: usize) -> Answer<&mut [f32]> {
         let mut address = null_mut();
         // SAFETY: the driver writes the address of that many bytes, which every pattern of bits makes floats.
@@ -169,6 +170,11 @@ impl Context {
         let mut stream = null_mut();
         // SAFETY: the driver writes the handle.
         answer(unsafe { sys::cuStreamCreate(&raw mut stream, 1) }, ()).map(|()| stream)
+    }
+
+    pub fn end_stream(&self, stream: CUstream) -> Answer {
+        // SAFETY: the driver checks the handle, which is not used again.
+        answer(unsafe { sys::cuStreamDestroy_v2(stream) }, ())
     }
 
     pub fn wait(&self, stream: CUstream) -> Answer {

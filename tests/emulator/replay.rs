@@ -97,6 +97,10 @@ fn calls_that_cannot_be_captured_spoil_the_capture() {
         assert_eq!(r.context.wait(r.stream), Ok(()), "{what}: no sticky error");
     }
     assert_eq!(r.context.end_capture(r.stream), Err(CUDA_ERROR_ILLEGAL_STATE));
+    let ended = r.context.stream().unwrap();
+    r.context.begin_capture(ended).unwrap();
+    r.context.end_stream(ended).unwrap();
+    assert!(r.context.allocate(16).is_ok(), "the capture went with its stream");
     assert_eq!(r.context.begin_capture(DEFAULT_STREAM), Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
 }
 

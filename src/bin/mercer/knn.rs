@@ -7,7 +7,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use mercer::catalogue::Hits;
 use mercer::cpu::Isa;
-use mercer::{Catalogue, Device, Metric, npy};
+use mercer::engine::Searcher;
+use mercer::{Catalogue, Metric, Options, npy};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -66,16 +67,14 @@ struct Report {
     k: usize,
     metric: &'static str,
     threads: usize,
-    device: &'static str,
+    device: String,
     isa: String,
     repeat: usize,
 }
 
 impl Knn {
     pub fn run(&self) -> Result<(), Failure> {
-        if self.machine.prepare()? != Device::Cpu {
-            return Err(Failure::usage("knn scans on the cpu: a card searches for the requests of a model"));
-        }
+        let device = self.machine.prepare()?;
         let vectors = npy::read_f32(&self.vectors)?;
         let queries = npy::read_f32(&self.queries)?;
         let (rows, dim, batch) = (vectors.rows, vectors.cols, queries.rows);
@@ -95,11 +94,12 @@ impl Knn {
         if k < self.top {
             eprintln!("hint: only {rows} rows: the answer has {k} columns, not {}", self.top);
         }
+        let searcher = Searcher::new(&catalogue, &Options::default().device(device))?;
         let mut times = Vec::with_capacity(self.repeat.get());
         let mut answers: Vec<Hits> = Vec::new();
         for _ in 0..self.repeat.get() {
             let start = Instant::now();
-            answers = catalogue
+            answers = searcher
                 .search(&queries.data, self.top)
                 .map_err(|error| Failure::from(error).at(&self.queries.display().to_string()))?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
@@ -119,7 +119,7 @@ impl Knn {
             k,
             metric: name,
             threads: rayon::current_num_threads(),
-            device: "cpu",
+            device: device.to_string(),
             isa: Isa::best().to_string(),
             repeat: self.repeat.get(),
         })

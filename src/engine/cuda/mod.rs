@@ -11,6 +11,7 @@ mod context;
 mod pairs;
 mod program;
 mod towers;
+mod vectors;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +20,7 @@ use context::{Context, Sizes};
 use pairs::Pairs;
 use program::{Key, Program, QUERY_STAGE, VECTOR_STAGE, Work, bucket, buckets, largest_bucket, parts, runs};
 use towers::{Tower, Uploader};
+pub(super) use vectors::VectorSearch;
 
 use super::backend::{Backend, Output};
 use super::error::in_batch;
@@ -80,6 +82,21 @@ struct Corpus {
 }
 
 impl Corpus {
+    fn upload(device: &Device, catalogue: &Catalogue) -> Result<Corpus, CudaError> {
+        let (dim, vectors, ids) = (catalogue.dim(), catalogue.vectors(), catalogue.ids());
+        Ok(Corpus {
+            number: catalogue.id().number(),
+            rows: topk::Corpus::upload(&device.stream()?, dim, vectors, ids, Precision::F32)?,
+            dim,
+            normalized: catalogue.metric() == Metric::Cosine,
+        })
+    }
+
+    /// The hits of one query; `catalogue` is what was uploaded.
+    fn hits(&self, catalogue: &Catalogue, keys: &[u64]) -> Hits {
+        Hits::exhaustive(self.rows.hits(catalogue.ids(), keys), catalogue.len())
+    }
+
     fn plan(&self, model: &Model, batch: usize, k: usize) -> Result<topk::Plan, CudaError> {
         topk::Plan::new(&self.rows, k, batch, model.device.info())
     }
@@ -188,21 +205,8 @@ impl Model {
         if let Some((_, corpus)) = catalogues.iter().find(|(id, _)| id.is(catalogue)) {
             return Ok(corpus.clone());
         }
-        let stream = self.device.stream()?;
-        let id = catalogue.id();
-        let corpus = Arc::new(Corpus {
-            number: id.number(),
-            rows: topk::Corpus::upload(
-                &stream,
-                catalogue.dim(),
-                catalogue.vectors(),
-                catalogue.ids(),
-                Precision::F32,
-            )?,
-            dim: catalogue.dim(),
-            normalized: catalogue.metric() == Metric::Cosine,
-        });
-        catalogues.push((id, corpus.clone()));
+        let corpus = Arc::new(Corpus::upload(&self.device, catalogue)?);
+        catalogues.push((catalogue.id(), corpus.clone()));
         Ok(corpus)
     }
 
@@ -418,9 +422,7 @@ impl Backend for Model {
             self.run(work, part, Some(&corpus), |program, download| {
                 catalogue.check_queries(&program.vectors.in_host(download)[..part.batch() * width])?;
                 let keys = program.keys.in_host(download).chunks_exact(k).take(part.batch());
-                let hits = keys
-                    .map(|keys| Hits::exhaustive(corpus.rows.hits(catalogue.ids(), keys), catalogue.len()));
-                answers.extend(hits);
+                answers.extend(keys.map(|keys| corpus.hits(catalogue, keys)));
                 Ok(())
             })
         })?;
