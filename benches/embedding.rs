@@ -145,7 +145,7 @@ mod cuda {
         for precision in [Precision::F32, Precision::F16] {
             for width in [64, 128, 512] {
                 let row = width * precision.bytes();
-                let (rows, count) = (card.size(1 << 30, 1 << 14) / row, card.size(256 << 20, 1 << 13) / row);
+                let (rows, count) = (card.size(1 << 30, 1 << 14) / row, card.size(256 << 20, 1 << 16) / row);
                 let mut random = Random::new(2);
                 let ids = (0..count / PER_BAG * PER_BAG).map(|_| i64::try_from(random.below(rows)).unwrap());
                 let ids: Vec<i64> = ids.collect();

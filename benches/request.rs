@@ -15,6 +15,9 @@ use mercer::{Catalogue, Engine, Options, Request};
 
 #[cfg(feature = "cuda")]
 mod card;
+#[cfg(feature = "cuda")]
+#[path = "../tests/oracle/mod.rs"]
+mod oracle;
 
 struct Shop {
     engine: Engine,

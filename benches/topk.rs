@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "cuda")]
 mod card;
+#[cfg(feature = "cuda")]
+#[path = "../tests/oracle/mod.rs"]
+mod oracle;
 
 const K: usize = 10;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use device::emulator::Emulator;
 use mercer::ErrorKind;
@@ -97,6 +98,27 @@ fn an_open_that_fails_leaves_nothing() {
         turn.nothing_is_left();
     }
     assert!(Device::open(0).is_ok());
+    turn.nothing_is_left();
+}
+
+/// Timed work has run when its time is known; its failure is the failure of the timing; the events go.
+#[test]
+fn work_is_timed() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let mut kept = None;
+    let time = stream.time(|| {
+        kept = Some(work(&stream)?);
+        Ok(())
+    });
+    assert!(time.unwrap() < Duration::from_secs(60));
+    assert_eq!(stream.download(&kept.take().unwrap().0).unwrap(), [0.6, 0.8]);
+    let refused = CudaError::Limit { what: "anything", value: 1, limit: 0 };
+    assert_eq!(stream.time(|| Err(refused.clone())), Err(refused));
+    drop(stream);
+    drop(device);
     turn.nothing_is_left();
 }
 

@@ -20,10 +20,10 @@ use half::{bf16, f16};
 use mercer::cuda::{CudaError, Device, Precision, Slice, Stream, Tensor};
 use serde_json::{Value, json};
 
+use crate::oracle::Random;
+
 #[path = "../../tests/device/mod.rs"]
 pub mod device;
-#[path = "../../tests/oracle/mod.rs"]
-pub mod oracle;
 
 /// Values of noise before it repeats: a prime, so that rows differ.
 const NOISE: usize = 1_048_573;
@@ -76,7 +76,7 @@ impl Card {
         let stream = device.stream().unwrap();
         let tiny = !measures() || std::env::var("BENCH_SIZES").is_ok_and(|sizes| sizes == "tiny");
         let bytes = |full: usize| if tiny { full >> 12 } else { full };
-        let noise = oracle::Random::new(1).values(NOISE);
+        let noise = Random::new(1).values(NOISE);
         let flush = Slice::new(&device, "flush", bytes(256 << 20)).unwrap();
         let mut card = Card { device, stream, noise, flush, copy: 0.0, tiny };
         card.copy = card.measure_copy(bytes(1 << 30));
