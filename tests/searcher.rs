@@ -12,10 +12,11 @@ mod oracle;
 
 /// The devices of this build and machine.
 fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::Cpu];
     #[cfg(feature = "cuda")]
-    devices.extend(device::device().map(|_| Device::Cuda(0)));
-    devices
+    let card = device::device().map(|_| Device::Cuda(0));
+    #[cfg(not(feature = "cuda"))]
+    let card = None;
+    [Device::Cpu].into_iter().chain(card).collect()
 }
 
 fn catalogue(metric: Metric, rows: usize, dim: usize) -> Catalogue {
