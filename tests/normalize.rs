@@ -2,7 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use mercer::cpu::normalize::{NormalizeError, normalize};
-use oracle::{Random, assert_bits};
+use oracle::Random;
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -91,6 +91,7 @@ fn cpu_refuses_rows_without_direction() {
 mod cuda {
     use mercer::cuda::{Device, Rows, normalize};
 
+    use super::oracle::assert_bits;
     use super::*;
 
     fn run(device: &Device, dim: usize, rows: &[f32], stage: u16) -> (Vec<f32>, u64) {
