@@ -48,6 +48,27 @@ fn devices_give_the_same_hits() {
     }
 }
 
+/// Buffers behind one another whose lengths are no multiple of anything.
+#[test]
+fn odd_lengths_fit() {
+    for dim in 1..=9 {
+        let catalogue = catalogue(Metric::Cosine, 11, dim);
+        let queries = Random::new(4).values(5 * dim);
+        let expected = catalogue.search(&queries, 3).unwrap();
+        for device in devices() {
+            for rows in [1, 3, 7] {
+                let options = options(device).rows_at_once(rows);
+                let searcher = Searcher::new(&catalogue, &options).unwrap();
+                assert_eq!(
+                    searcher.search(&queries, 3).unwrap(),
+                    expected,
+                    "{device}, {dim}, {rows} at once"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn wrong_queries_are_refused_alike() {
     let catalogue = catalogue(Metric::Cosine, 20, 4);

@@ -174,15 +174,16 @@ impl Catalogue {
         CatalogueId { inner: Arc::downgrade(&self.inner), number: self.inner.number }
     }
 
-    /// Refuses what [`Catalogue::search`] refuses of queries, `[batch, dim]`.
+    /// Refuses what [`Catalogue::search`] refuses of queries, `[batch, dim]`. On the calling thread alone, which may hold
+    /// what others wait for.
     pub(crate) fn check_queries(&self, queries: &[f32]) -> Result<(), CatalogueError> {
-        match self.metric() {
+        queries.chunks_exact(self.dim()).enumerate().try_for_each(|(at, query)| match self.metric() {
             // They are normalised before they are scored, so their length is of no matter.
-            Metric::Cosine => queries.chunks_exact(self.dim()).enumerate().try_for_each(|(at, query)| {
+            Metric::Cosine => {
                 check_row(at, query).map(drop).map_err(|e| CatalogueError::from_row(Role::Query, e))
-            }),
-            Metric::InnerProduct => check_vectors(Role::Query, self.dim(), queries),
-        }
+            }
+            Metric::InnerProduct => check_vector(Role::Query, at, query),
+        })
     }
 }
 
@@ -240,21 +241,24 @@ fn sort_ids(ids: &[i64]) -> Result<Option<Vec<usize>>, CatalogueError> {
 /// factor of 2, so it stays below 2^127. Here the squares are summed in f64, which cannot overflow and whose
 /// roundings are lost in the same factor.
 fn check_vectors(role: Role, dim: usize, vectors: &[f32]) -> Result<(), CatalogueError> {
-    const MAX_SQUARE: f64 = (1u128 << 126) as f64;
     vectors
         .par_chunks_exact(dim)
         .enumerate()
-        .map(|(at, vector)| {
-            let largest = check_row(at, vector).map_err(|e| CatalogueError::from_row(role, e))?;
-            if largest < 1e12 {
-                return Ok(()); // at most 64 * 1e12 long
-            }
-            let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            match square <= MAX_SQUARE {
-                true => Ok(()),
-                false => Err(CatalogueError::NormTooLarge { role, at, norm: square.sqrt() }),
-            }
-        })
+        .map(|(at, vector)| check_vector(role, at, vector))
         .find_map_first(Result::err)
         .map_or(Ok(()), Err)
+}
+
+/// [`check_vectors`] of vector number `at`.
+fn check_vector(role: Role, at: usize, vector: &[f32]) -> Result<(), CatalogueError> {
+    const MAX_SQUARE: f64 = (1u128 << 126) as f64;
+    let largest = check_row(at, vector).map_err(|e| CatalogueError::from_row(role, e))?;
+    if largest < 1e12 {
+        return Ok(()); // at most 64 * 1e12 long
+    }
+    let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    match square <= MAX_SQUARE {
+        true => Ok(()),
+        false => Err(CatalogueError::NormTooLarge { role, at, norm: square.sqrt() }),
+    }
 }

@@ -66,7 +66,7 @@ unsafe impl Sync for Module {}
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if bind(&self.context).is_ok() {
             // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
             let _ = unsafe { result::module::unload(self.handle) };
         }
@@ -89,8 +89,8 @@ impl Device {
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
         let (_, count) = driver::load()?;
         let info = Device::describe(ordinal, count)?;
-        let context =
-            CudaContext::new(ordinal).map_err(|error| failure("cuDevicePrimaryCtxRetain", error))?;
+        let context = CudaContext::new(ordinal)
+            .map_err(|error| classify("cuDevicePrimaryCtxRetain", error, info.memory))?;
         let mut modules: Vec<Module> = Vec::new();
         let mut functions = HashMap::new();
         for &(name, image) in IMAGES {
@@ -169,8 +169,9 @@ impl Device {
         self.call("cuMemGetInfo", result::mem_get_info)
     }
 
-    pub(super) fn context(&self) -> &Arc<CudaContext> {
-        &self.inner.context
+    /// Makes the device's context the calling thread's current one, where it stays.
+    pub(super) fn bind(&self) -> Result<(), DriverError> {
+        bind(&self.inner.context)
     }
 
     pub(super) fn function(&self, kernel: &KernelInfo) -> Result<sys::CUfunction, CudaError> {
@@ -189,23 +190,33 @@ impl Device {
         if let Some(reason) = self.inner.lost.get() {
             return Err(CudaError::Lost { reason: reason.clone() });
         }
-        let bound = self.inner.context.bind_to_thread();
-        bound.and_then(|()| call()).map_err(|error| self.failed(name, error))
+        self.bind().and_then(|()| call()).map_err(|error| {
+            let error = classify(name, error, self.inner.info.memory);
+            match error {
+                CudaError::Lost { reason } => {
+                    CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
+                }
+                other => other,
+            }
+        })
     }
+}
 
-    fn failed(&self, call: &'static str, error: DriverError) -> CudaError {
-        let described = failure(call, error);
-        match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let (free, total) = result::mem_get_info().unwrap_or((0, self.inner.info.memory));
-                CudaError::OutOfMemory { what: call.into(), asked: 0, free, total }
-            }
-            code if is_sticky(code) => {
-                let reason = self.inner.lost.get_or_init(|| described.to_string()).clone();
-                CudaError::Lost { reason }
-            }
-            _ => described,
+/// As cudarc's own, which besides returns what an earlier, unrelated call failed with.
+fn bind(context: &CudaContext) -> Result<(), DriverError> {
+    // SAFETY: the context is alive.
+    unsafe { result::ctx::set_current(context.cu_ctx()) }
+}
+
+/// What a failed call means; `total` is the device's memory, where the driver does not say.
+fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
+    match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            let (free, total) = result::mem_get_info().unwrap_or((0, total));
+            CudaError::OutOfMemory { what: call.into(), asked: 0, free, total }
         }
+        code if is_sticky(code) => CudaError::Lost { reason: failure(call, error).to_string() },
+        _ => failure(call, error),
     }
 }
 
@@ -222,6 +233,7 @@ fn is_sticky(code: CUresult) -> bool {
             | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | CUresult::CUDA_ERROR_INVALID_PC
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_CONTAINED
             | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
             | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
             | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
@@ -247,10 +259,18 @@ fn load_module(
                 format!("this build has none for compute capability {major}.{minor} ({})", info.name);
             Err(CudaError::Kernel { kernel: first.name, reason })
         }
-        Err(error) => Err(CudaError::Kernel {
-            kernel: first.name,
-            reason: format!("`{}.cu` cannot be loaded: {}", first.module, failure("cuModuleLoadData", error)),
-        }),
+        Err(error) => Err(of_kernel(first, "cuModuleLoadData", error, info)),
+    }
+}
+
+/// What a call that prepares a kernel failed with: that there is no memory, that the device is lost, or what is wrong with
+/// the kernel.
+fn of_kernel(kernel: &KernelInfo, call: &'static str, error: DriverError, info: &DeviceInfo) -> CudaError {
+    match classify(call, error, info.memory) {
+        CudaError::Driver { call, name, message } => {
+            CudaError::Kernel { kernel: kernel.name, reason: format!("{call}: {name}, {message}") }
+        }
+        other => other,
     }
 }
 
@@ -260,7 +280,7 @@ fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Fu
     let name = CString::new(kernel.name).map_err(|_| wrong("has a zero byte in its name".into()))?;
     // SAFETY: the module is loaded.
     let function = unsafe { result::module::get_function(module.handle, name) };
-    let function = function.map_err(|error| wrong(failure("cuModuleGetFunction", error).to_string()))?;
+    let function = function.map_err(|error| of_kernel(kernel, "cuModuleGetFunction", error, info))?;
     let parameter = |index: usize| {
         let (mut offset, mut size) = (0, 0);
         // SAFETY: the function is valid and the pointers are to live integers.
@@ -275,7 +295,7 @@ fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Fu
     let attribute = |attribute| {
         // SAFETY: the function is valid.
         let value = unsafe { result::function::get_function_attribute(function, attribute) };
-        let value = value.map_err(|error| wrong(failure("cuFuncGetAttribute", error).to_string()))?;
+        let value = value.map_err(|error| of_kernel(kernel, "cuFuncGetAttribute", error, info))?;
         Ok(u32::try_from(value).unwrap_or(0))
     };
     let most = attribute(FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?;
@@ -287,6 +307,6 @@ fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Fu
     let key = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     // SAFETY: the function is valid.
     let raised = unsafe { result::function::set_function_attribute(function, key, dynamic) };
-    raised.map_err(|error| wrong(failure("cuFuncSetAttribute", error).to_string()))?;
+    raised.map_err(|error| of_kernel(kernel, "cuFuncSetAttribute", error, info))?;
     Ok(Function(function))
 }

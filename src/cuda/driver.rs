@@ -22,8 +22,15 @@ impl std::fmt::Display for DriverVersion {
     }
 }
 
-/// The kernels' binaries are made by CUDA 13, which needs a driver of the same major version.
-const OLDEST_DRIVER: DriverVersion = DriverVersion { major: 13, minor: 0 };
+/// The oldest driver that loads the kernels' binaries: of the major version of the toolkit that made them.
+fn oldest_driver() -> DriverVersion {
+    let toolkit =
+        option_env!("MERCER_CUDA_TOOLKIT").and_then(|version| version.split('.').next()?.parse().ok());
+    DriverVersion { major: toolkit.unwrap_or(OLDEST_BINDINGS).max(OLDEST_BINDINGS), minor: 0 }
+}
+
+/// The major version of the driver's interface that the library is built against.
+const OLDEST_BINDINGS: u32 = 13;
 
 /// Loads the driver; its version and number of devices.
 ///
@@ -46,8 +53,9 @@ pub(super) fn load() -> Result<(DriverVersion, usize), CudaError> {
     answer.map_err(|error| failure("cuDriverGetVersion", error))?;
     let version = u32::try_from(version).unwrap_or(0);
     let found = DriverVersion { major: version / 1000, minor: version % 1000 / 10 };
-    if found < OLDEST_DRIVER {
-        return Err(CudaError::OldDriver { found: found.to_string(), needed: OLDEST_DRIVER.to_string() });
+    let needed = oldest_driver();
+    if found < needed {
+        return Err(CudaError::OldDriver { found: found.to_string(), needed: needed.to_string() });
     }
     match result::init() {
         Ok(()) => {}

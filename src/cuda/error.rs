@@ -52,11 +52,11 @@ pub enum CudaError {
         reason: String,
     },
     /// The device has no room. Not sticky: a smaller request may pass.
-    #[error("out of memory for {what}: {asked} bytes asked for, {free} of {total} free")]
+    #[error("out of memory for {what}{}: {free} of {total} bytes free", asked_for(*asked))]
     OutOfMemory {
         /// What the memory was for.
         what: String,
-        /// Bytes asked for.
+        /// Bytes asked for; 0 if the driver wanted them for itself.
         asked: usize,
         /// Bytes that the driver said were free.
         free: usize,
@@ -158,6 +158,10 @@ impl CudaError {
             | CudaError::Shape { .. } => ErrorKind::Caller,
         }
     }
+}
+
+fn asked_for(bytes: usize) -> String {
+    if bytes == 0 { String::new() } else { format!(", {bytes} bytes asked for") }
 }
 
 /// Checks that `what` has the number of elements that `shape` asks for.

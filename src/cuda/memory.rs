@@ -26,7 +26,7 @@ struct Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.address != 0 && self.device.context().bind_to_thread().is_ok() {
+        if self.address != 0 && self.device.bind().is_ok() {
             // SAFETY: allocated by `Slice::new` and freed once; the driver waits for the work that uses it.
             let _ = unsafe { result::free_sync(self.address) };
         }
@@ -170,7 +170,7 @@ impl<T: Pod> Pinned<T> {
 
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
-        if self.device.context().bind_to_thread().is_ok() {
+        if self.device.bind().is_ok() {
             // SAFETY: allocated by `Pinned::new` and freed once; the driver waits for copies that use it.
             let _ = unsafe { result::free_host(self.values.cast()) };
         }

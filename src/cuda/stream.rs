@@ -5,41 +5,91 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use cudarc::driver::{CudaGraph, CudaStream, result, sys};
+use cudarc::driver::result::{self, stream::StreamKind};
+use cudarc::driver::{DriverError, sys};
 
 use super::{Arguments, CudaError, Device, Kernel, Pinned, Slice, expect};
 
 /// A queue of work on a device: what is put on it runs in order, beside the work of other streams.
 #[derive(Clone)]
 pub struct Stream {
-    stream: Arc<CudaStream>,
+    handle: Arc<Handle>,
+}
+
+/// A stream of the driver.
+struct Handle {
+    stream: sys::CUstream,
     device: Device,
 }
 
-/// Work that was recorded on a stream and runs again with one call.
+/// Work that was recorded on a stream and runs again with one call. It keeps the stream, and not the memory that the work
+/// reads and writes: whoever launches it has that memory still.
 pub struct Graph {
-    graph: CudaGraph,
+    graph: sys::CUgraph,
+    executable: sys::CUgraphExec,
+    stream: Stream,
+}
+
+/// A point on a stream.
+struct Event {
+    event: sys::CUevent,
     device: Device,
 }
 
+// SAFETY: a driver's stream may be used from any thread whose current context is its own; every call binds it first.
+unsafe impl Send for Handle {}
+// SAFETY: as for `Send`; the driver synchronises calls on a stream.
+unsafe impl Sync for Handle {}
 // SAFETY: the driver's graph objects may be used from any thread, by one at a time: a `Graph` is not `Sync`.
 unsafe impl Send for Graph {}
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: created by `Stream::new` and destroyed once; what is on the stream still runs.
+            let _ = unsafe { result::stream::destroy(self.stream) };
+        }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.stream.device().bind().is_ok() {
+            if !self.executable.is_null() {
+                // SAFETY: created by `Stream::record` and destroyed once; a launch under way is finished first.
+                let _ = unsafe { result::graph::exec_destroy(self.executable) };
+            }
+            // SAFETY: as above.
+            let _ = unsafe { result::graph::destroy(self.graph) };
+        }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: created by `Stream::event` and destroyed once.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("device", &self.device).finish_non_exhaustive()
+        f.debug_struct("Stream").field("device", self.device()).finish_non_exhaustive()
     }
 }
 
 impl Stream {
     pub(super) fn new(device: &Device) -> Result<Stream, CudaError> {
-        let stream = device.call("cuStreamCreate", || device.context().new_stream())?;
-        Ok(Stream { stream, device: device.clone() })
+        let create = || result::stream::create(StreamKind::NonBlocking);
+        let stream = device.call("cuStreamCreate", create)?;
+        Ok(Stream { handle: Arc::new(Handle { stream, device: device.clone() }) })
     }
 
     /// The device.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.handle.device
     }
 
     /// Copies `values` to new memory and waits for it; `what` names them in an error.
@@ -47,7 +97,7 @@ impl Stream {
     /// # Errors
     /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
     pub fn upload<T: Pod>(&self, what: &str, values: &[T]) -> Result<Slice<T>, CudaError> {
-        let slice = Slice::new(&self.device, what, values.len())?;
+        let slice = Slice::new(self.device(), what, values.len())?;
         self.upload_to(values, &slice)?;
         Ok(slice)
     }
@@ -155,15 +205,25 @@ impl Stream {
     /// # Errors
     /// What `work` fails with; [`CudaError::Lost`] if it failed on the device, [`CudaError::Driver`].
     pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Duration, CudaError> {
-        let event = || {
-            let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-            self.device.call("cuEventRecord", || self.stream.record_event(flags))
-        };
-        let start = event()?;
+        let start = self.event()?;
         work()?;
-        let end = event()?;
-        let milliseconds = self.device.call("cuEventElapsedTime", || start.elapsed_ms(&end))?;
+        let end = self.event()?;
+        // SAFETY: both events are of this device and were recorded.
+        self.device().call("cuEventSynchronize", || unsafe { result::event::synchronize(end.event) })?;
+        // SAFETY: as above.
+        let elapsed = || unsafe { result::event::elapsed(start.event, end.event) };
+        let milliseconds = self.device().call("cuEventElapsedTime", elapsed)?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds).max(0.0) / 1e3))
+    }
+
+    /// An event behind what is on the stream.
+    fn event(&self) -> Result<Event, CudaError> {
+        let create = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event =
+            Event { event: self.device().call("cuEventCreate", create)?, device: self.device().clone() };
+        // SAFETY: the event is of this stream's device.
+        self.call("cuEventRecord", |s| unsafe { result::event::record(event.event, s) })?;
+        Ok(event)
     }
 
     /// Records what `work` puts on the stream instead of running it.
@@ -172,20 +232,22 @@ impl Stream {
     /// What `work` fails with; [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`].
     pub fn record(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.device.call("cuStreamBeginCapture", || self.stream.begin_capture(mode))?;
+        // SAFETY: the stream is alive.
+        self.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
+        let capture = Capture { stream: self, ended: false };
         let worked = work();
-        // Ended whatever the work did: a stream that records can do nothing else.
-        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
-        let graph = self.device.call("cuStreamEndCapture", || self.stream.end_capture(flags));
+        let graph = capture.end();
         worked?;
-        match graph? {
-            Some(graph) => Ok(Graph { graph, device: self.device.clone() }),
-            None => Err(CudaError::Driver {
-                call: "cuStreamEndCapture",
-                name: "CUDA_SUCCESS".into(),
-                message: "nothing was recorded".into(),
-            }),
+        let graph = graph?;
+        if graph.is_null() {
+            let (name, message) = ("CUDA_SUCCESS".into(), "nothing was recorded".into());
+            return Err(CudaError::Driver { call: "cuStreamEndCapture", name, message });
         }
+        let mut graph = Graph { graph, executable: std::ptr::null_mut(), stream: self.clone() };
+        // SAFETY: the graph is valid.
+        let instantiate = || unsafe { result::graph::instantiate(graph.graph, PLAIN) };
+        graph.executable = self.device().call("cuGraphInstantiate", instantiate)?;
+        Ok(graph)
     }
 
     /// Puts a kernel on the stream: `grid` blocks of the kernel's threads with `shared` bytes of dynamic shared memory. A
@@ -203,7 +265,7 @@ impl Stream {
         arguments: &A,
     ) -> Result<(), CudaError> {
         let info = kernel.info();
-        let function = self.device.function(&info)?;
+        let function = self.device().function(&info)?;
         if grid.contains(&0) {
             return Ok(());
         }
@@ -219,9 +281,43 @@ impl Stream {
     fn call<T>(
         &self,
         name: &'static str,
-        call: impl FnOnce(sys::CUstream) -> Result<T, cudarc::driver::DriverError>,
+        call: impl FnOnce(sys::CUstream) -> Result<T, DriverError>,
     ) -> Result<T, CudaError> {
-        self.device.call(name, || call(self.stream.cu_stream()))
+        self.device().call(name, || call(self.handle.stream))
+    }
+}
+
+/// How a graph is made ready to launch: nothing special.
+const PLAIN: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
+
+/// A stream that records. It ends with this whatever the work did, a panic included: a stream that records can do nothing
+/// else.
+struct Capture<'a> {
+    stream: &'a Stream,
+    ended: bool,
+}
+
+impl Capture<'_> {
+    /// The graph of what was recorded, which may be null.
+    fn end(mut self) -> Result<sys::CUgraph, CudaError> {
+        self.ended = true;
+        // SAFETY: the stream is alive.
+        self.stream.call("cuStreamEndCapture", |s| unsafe { result::stream::end_capture(s) })
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if !self.ended && self.stream.device().bind().is_ok() {
+            // SAFETY: the stream is alive; the graph is destroyed once.
+            let graph = unsafe { result::stream::end_capture(self.stream.handle.stream) };
+            if let Ok(graph) = graph
+                && !graph.is_null()
+            {
+                // SAFETY: as above.
+                let _ = unsafe { result::graph::destroy(graph) };
+            }
+        }
     }
 }
 
@@ -231,6 +327,7 @@ impl Graph {
     /// # Errors
     /// [`CudaError::Lost`], [`CudaError::Driver`].
     pub fn launch(&self) -> Result<(), CudaError> {
-        self.device.call("cuGraphLaunch", || self.graph.launch())
+        // SAFETY: the graph and the stream are alive.
+        self.stream.call("cuGraphLaunch", |s| unsafe { result::graph::launch(self.executable, s) })
     }
 }

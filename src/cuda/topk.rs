@@ -2,7 +2,6 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::memory::Pointer;
 use super::{
@@ -186,7 +185,8 @@ impl Order {
             return Ok(None);
         }
         let mut rows: Vec<u32> = (0..to_u32("rows", ids.len())?).collect();
-        rows.par_sort_unstable_by_key(|&row| (ids[row as usize], row));
+        // Not in parallel: a thread that waits for others may take up other work, and callers hold locks.
+        rows.sort_unstable_by_key(|&row| (ids[row as usize], row));
         let mut rank = vec![0; rows.len()];
         for (place, &row) in (0..).zip(&rows) {
             rank[row as usize] = place;
@@ -196,17 +196,17 @@ impl Order {
 }
 
 /// Uploads values rounded to `T`, in pieces: no second copy of them all is made.
-fn upload_rounded<T: Pod + Send>(
+fn upload_rounded<T: Pod>(
     stream: &Stream,
     values: &[f32],
-    round: impl Fn(f32) -> T + Sync,
+    round: impl Fn(f32) -> T,
     is_infinite: impl Fn(T) -> bool,
     largest: f32,
 ) -> Result<Slice<u8>, CudaError> {
     const PIECE: usize = 1 << 20;
     let to = Slice::<T>::new(stream.device(), "rows of a catalogue", values.len())?;
     for (piece, values) in values.chunks(PIECE).enumerate() {
-        let rounded: Vec<T> = values.par_iter().map(|&x| round(x)).collect();
+        let rounded: Vec<T> = values.iter().map(|&x| round(x)).collect();
         if let Some(at) = rounded.iter().position(|&x| is_infinite(x)) {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             // saturates, in an error's words

@@ -31,6 +31,7 @@ impl Searcher {
     /// [`EngineError::NoCuda`](super::EngineError::NoCuda), [`EngineError::RowsAtOnce`](super::EngineError::RowsAtOnce),
     /// [`EngineError::NoContexts`](super::EngineError::NoContexts); of a card, that it cannot be used or has no room.
     pub fn new(catalogue: &Catalogue, options: &Options) -> Result<Searcher> {
+        options.check()?;
         let on = match options.device {
             Device::Cpu => On::Cpu(catalogue.clone()),
             #[cfg(feature = "cuda")]

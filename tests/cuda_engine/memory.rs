@@ -34,7 +34,7 @@ fn an_open_without_room_leaves_nothing() {
     turn.emulator.memory(1 << 20);
     let error = open(options()).unwrap_err();
     says_what_had_no_room(&error);
-    assert!(error.to_string().starts_with("out of memory for an execution context: "), "{error}");
+    assert!(error.to_string().starts_with("out of memory for an execution context, "), "{error}");
     turn.nothing_is_left();
 }
 

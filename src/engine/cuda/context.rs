@@ -51,13 +51,15 @@ impl Sizes {
 
 impl Context {
     pub(super) fn new(device: &Device, sizes: Sizes) -> Result<Context, CudaError> {
-        let Sizes { upload, scratch, download } = sizes;
+        // Each starts where an allocation of the driver may.
+        let [upload, scratch, download] = [sizes.upload, sizes.scratch, sizes.download]
+            .map(|bytes| bytes.checked_next_multiple_of(256).unwrap_or(usize::MAX));
         let total = upload.saturating_add(scratch).saturating_add(download);
         let arena = Slice::<u8>::new(device, "an execution context", total)?;
         let memory = Memory {
             upload: arena.part(0..upload)?,
-            scratch: arena.part(upload..upload + scratch)?,
-            download: arena.part(upload + scratch..total)?,
+            scratch: arena.part(upload..upload.saturating_add(scratch))?,
+            download: arena.part(upload.saturating_add(scratch)..total)?,
         };
         let host = Host {
             upload: Pinned::new(device, "the staging buffer of uploads", upload)?,
@@ -93,10 +95,8 @@ impl Context {
 
     /// Runs the graph that [`Context::program`] returned last and waits for it.
     pub(super) fn run(&mut self) -> Result<(), CudaError> {
-        if let Some(recorded) = self.recorded.last() {
-            recorded.graph.launch()?;
-        }
-        self.stream.synchronize()
+        let launched = self.recorded.last().map_or(Ok(()), |recorded| recorded.graph.launch());
+        self.finish(launched)
     }
 
     /// Puts work that is not recorded on the stream and waits for it.
@@ -105,7 +105,19 @@ impl Context {
         work: impl FnOnce(&Stream, &Memory, &mut Host) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
         let enqueued = work(&self.stream, &self.memory, &mut self.host);
-        // Waited for whatever was put on the stream: it may read and write the host's memory.
-        self.stream.synchronize().and(enqueued)
+        self.finish(enqueued)
+    }
+
+    /// Waits for whatever was put on the stream, also if some of it could not be: it may read and write the host's memory.
+    fn finish(&mut self, enqueued: Result<(), CudaError>) -> Result<(), CudaError> {
+        let finished = self.stream.synchronize();
+        enqueued.and(finished)
+    }
+}
+
+impl Drop for Context {
+    /// Waits for work that a call left behind before its memory goes.
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
     }
 }

@@ -43,7 +43,7 @@ use crate::{Error, Result};
 pub(crate) struct Model {
     /// Dropped first: contexts hold streams and graphs of the device.
     contexts: Pool<Context>,
-    catalogues: Mutex<Vec<(CatalogueId, Arc<Corpus>)>>,
+    catalogues: Mutex<Vec<(CatalogueId, Slot)>>,
     query: Encoder,
     item: Encoder,
     ranker: Option<Ranker>,
@@ -71,6 +71,10 @@ struct Ranker {
     /// Of the query towers, then of the item towers.
     widths: Vec<usize>,
 }
+
+/// A catalogue's place on the device, empty until it is uploaded. Nothing that holds its lock, or a context, may run in
+/// parallel by rayon: a thread that waits there takes up other calls, which would want the same lock or context.
+type Slot = Arc<Mutex<Option<Arc<Corpus>>>>;
 
 /// A catalogue on the device.
 struct Corpus {
@@ -198,16 +202,28 @@ impl Model {
         self.rooms[modality as usize].filter(|_| read)
     }
 
-    /// The catalogue's rows on the device, uploaded at the first call. Those of catalogues that are gone are freed.
+    /// The catalogue's rows on the device, uploaded at the first call. Those of catalogues that are gone are freed. Calls
+    /// for other catalogues do not wait for an upload.
     fn corpus(&self, catalogue: &Catalogue) -> Result<Arc<Corpus>> {
-        let mut catalogues = self.catalogues.lock().unwrap_or_else(PoisonError::into_inner);
-        catalogues.retain(|(id, _)| id.is_alive());
-        if let Some((_, corpus)) = catalogues.iter().find(|(id, _)| id.is(catalogue)) {
+        let lock = || self.catalogues.lock().unwrap_or_else(PoisonError::into_inner);
+        let (gone, slot) = {
+            let mut catalogues = lock();
+            let (alive, gone) = catalogues.drain(..).partition(|(id, _)| id.is_alive());
+            *catalogues = alive;
+            let known = catalogues.iter().find(|(id, _)| id.is(catalogue)).map(|(_, slot)| slot.clone());
+            let slot = known.unwrap_or_else(|| {
+                let slot = Slot::default();
+                catalogues.push((catalogue.id(), slot.clone()));
+                slot
+            });
+            (gone, slot)
+        };
+        drop::<Vec<_>>(gone); // waits for the device
+        let mut corpus = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(corpus) = &*corpus {
             return Ok(corpus.clone());
         }
-        let corpus = Arc::new(Corpus::upload(&self.device, catalogue)?);
-        catalogues.push((catalogue.id(), corpus.clone()));
-        Ok(corpus)
+        Ok(corpus.insert(Arc::new(Corpus::upload(&self.device, catalogue)?)).clone())
     }
 
     /// Gives `work` the batch in parts that fit a context: at most `most` rows, and no more ids than it has room for unless

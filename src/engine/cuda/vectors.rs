@@ -1,7 +1,7 @@
 //! A catalogue on the device, searched by vectors: one upload, the search, one download.
 
 use super::context::{Context, Host, Sizes};
-use super::program::{Memory, largest_bucket, parts};
+use super::program::{Memory, bucket, largest_bucket, parts};
 use super::{Corpus, MOST_KEYS};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, check_k};
@@ -63,7 +63,6 @@ impl VectorSearch {
         catalogue: &Catalogue,
         options: &Options,
     ) -> Result<VectorSearch> {
-        options.check()?;
         let device = Device::open(ordinal)?;
         let corpus = Corpus::upload(&device, catalogue)?;
         let rows_at_once = options.rows_at_once;
@@ -91,7 +90,8 @@ impl VectorSearch {
         let mut answers = Vec::with_capacity(queries.len() / dim);
         let mut context = self.contexts.check_out(self.when_busy)?;
         for rows in parts(queries.len() / dim, most) {
-            let places = Places::new(&self.corpus, &self.device, most, k)?;
+            let batch = bucket(rows.len(), most);
+            let places = Places::new(&self.corpus, &self.device, batch, k)?;
             let upload = &mut context.host.upload;
             places.count.in_host_mut(upload).fill(u32::try_from(rows.len()).unwrap_or(u32::MAX));
             let part = &queries[rows.start * dim..rows.end * dim];
