@@ -20,7 +20,13 @@ struct Entry<F> {
     F(*static_cast<std::remove_reference_t<A>*>(params[I])...);
   }
   static void call(void** params) { unpack(params, std::index_sequence_for<A...>{}); }
-  static constexpr ParamInfo params[sizeof...(A) + 1] = {{sizeof(A), alignof(A)}..., {0, 0}};
+  template <class T>
+  static void clear_padding(void* value) {
+    __builtin_clear_padding(static_cast<T*>(value));
+  }
+  template <class T>
+  static constexpr ParamInfo info = {sizeof(T), alignof(T), clear_padding<T>};
+  static constexpr ParamInfo params[sizeof...(A) + 1] = {info<std::remove_cv_t<A>>..., {0, 0, nullptr}};
   static constexpr int count = sizeof...(A);
 };
 

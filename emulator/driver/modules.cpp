@@ -238,7 +238,8 @@ DRIVER_API CUresult cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_
   auto arguments = std::make_shared<Arguments>();
   for (int i = 0; i < kernel->nparams; ++i) {
     auto* first = static_cast<const char*>(parameters[i]);
-    arguments->values.emplace_back(first, first + kernel->params[i].size);
+    auto& value = arguments->values.emplace_back(first, first + kernel->params[i].size);
+    kernel->params[i].clear_padding(value.data());
   }
   for (auto& value : arguments->values) arguments->pointers.push_back(value.data());
   if (!stream->capture) ++state().counters.launches;
