@@ -17,10 +17,10 @@ DEV void tma_load_2d(void* dst, const TensorMap* m, uint64_t* b, int x, int y, E
 }
 
 DEV void fence_proxy_async() {}
-DEV void wgmma_fence(EMU_SITE) { emu::wgmma_fence(_site); }
+DEV void wgmma_fence(float (&)[32], EMU_SITE) { emu::wgmma_fence(_site); }
 DEV void wgmma_commit(EMU_SITE) { emu::wgmma_commit(_site); }
 template <int N>
-DEV void wgmma_wait(EMU_SITE) {
+DEV void wgmma_wait(float (&)[32], EMU_SITE) {
   emu::wgmma_wait(N, _site);
 }
 // K-major tile of 128-byte rows, 128-byte swizzle

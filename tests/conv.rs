@@ -430,7 +430,7 @@ mod cuda {
     use mercer::cuda::conv::Conv;
     use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor};
 
-    use super::device::{device, poisoned, round, tolerance};
+    use super::device::{device, device_with, poisoned, round, tolerance};
     use super::*;
 
     /// What a convolution reads, rounded to a precision.
@@ -520,11 +520,14 @@ mod cuda {
     }
 
     fn check(precision: Precision) {
-        let Some(device) = device() else { return };
-        let stream = device.stream().unwrap();
-        for case in cases() {
-            case.check_exactly(&stream, precision);
-            case.check_closely(&stream, precision);
+        // One multiprocessor takes the largest tile that a layer has, very many take the smallest; four take all three.
+        for (multiprocessors, cases) in [(1, cases()), (4, device_tiles()), (1 << 20, device_tiles())] {
+            let Some(device) = device_with(multiprocessors) else { return };
+            let stream = device.stream().unwrap();
+            for case in cases {
+                case.check_exactly(&stream, precision);
+                case.check_closely(&stream, precision);
+            }
         }
     }
 
@@ -543,13 +546,17 @@ mod cuda {
         check(Precision::Bf16);
     }
 
-    /// An image has the same bits alone, in a batch, and in every run.
+    /// An image has the same bits alone, in a batch, and in every run, although the size of the batch chooses the tile.
     #[test]
     fn an_image_has_its_own_bits() {
-        let Some(device) = device() else { return };
+        let Some(device) = device_with(4) else { return };
         let stream = device.stream().unwrap();
+        // With 8 images of that side, wide tiles fill the card; with 2 they do not.
+        let side = (f64::from(device.info().multiprocessors) * 16.0).sqrt().ceil() as usize;
         for precision in Precision::ALL {
             for case in [
+                case(8, 72).image(side, side),
+                case(8, 40).image(side, side),
                 case(9, 40).image(13, 11),
                 case(24, 70).image(9, 8),
                 case(40, 9).image(3, 3),

@@ -57,12 +57,12 @@ extern "C" __global__ void __launch_bounds__(128) probe_wgmma(const ProbeSm90Arg
   __syncthreads();
   float d[32];
   for (int i = 0; i < 32; ++i) d[i] = 0.0f;
-  wgmma_fence();
+  wgmma_fence(d);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     wgmma_m64n64k16_f16(d, wgmma_desc_128b(smem_u32(a) + k * 32), wgmma_desc_128b(smem_u32(b) + k * 32));
   }
   wgmma_commit();
-  wgmma_wait<0>();
+  wgmma_wait<0>(d);
   for (int i = 0; i < 32; ++i) args.out[threadIdx.x * 32 + i] = __float_as_uint(d[i]);
 }

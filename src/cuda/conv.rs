@@ -76,11 +76,11 @@ const MOST_PADDED: usize = 1 << 28;
 /// Blocks in the x axis at most.
 const MOST_GRID: usize = (1 << 31) - 1;
 
-/// How a convolution runs. A function of the layer alone, never of the batch.
+/// How a convolution runs, and with it the layout of its weights. A function of the layer alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
-    /// Implicit GEMM in tiles of so many pixels and channels.
-    Gemm { pixels: usize, channels: usize },
+    /// Implicit GEMM.
+    Gemm,
     /// The same where chunks of 16 bytes have several taps.
     Gather,
     /// One thread per value.
@@ -88,50 +88,88 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    fn of(shape: &ConvShape, out: Pair, precision: Precision) -> Algorithm {
+    fn of(shape: &ConvShape, precision: Precision) -> Algorithm {
         if shape.groups > 1 {
             Algorithm::Direct
         } else if !(shape.in_channels * precision.bytes()).is_multiple_of(CHUNK) {
             Algorithm::Gather
         } else {
-            match (out.height * out.width, shape.out_channels) {
-                (..=64, _) => Algorithm::Gemm { pixels: 64, channels: 64 },
-                (_, ..=64) => Algorithm::Gemm { pixels: 128, channels: 64 },
-                _ => Algorithm::Gemm { pixels: 128, channels: 128 },
-            }
+            Algorithm::Gemm
+        }
+    }
+}
+
+/// Output pixels and channels that a block computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    pixels: usize,
+    channels: usize,
+}
+
+const WIDE: Tile = Tile { pixels: 128, channels: 128 };
+const NARROW: Tile = Tile { pixels: 128, channels: 64 };
+const SMALL: Tile = Tile { pixels: 64, channels: 64 };
+
+impl Tile {
+    /// The largest tile with work for every multiprocessor. No tile changes a bit: the order of a sum is the same in all.
+    fn of(pixels: usize, out_channels: usize, multiprocessors: usize) -> Tile {
+        let tiles: &[Tile] = if out_channels > NARROW.channels { &[WIDE, NARROW] } else { &[NARROW] };
+        let fills = |tile: &&Tile| tile.blocks(pixels, out_channels) >= multiprocessors;
+        *tiles.iter().find(fills).unwrap_or(&SMALL)
+    }
+
+    fn blocks(self, pixels: usize, out_channels: usize) -> usize {
+        pixels.div_ceil(self.pixels).saturating_mul(out_channels.div_ceil(self.channels))
+    }
+}
+
+/// How an [`Algorithm`] is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    Gemm(Tile),
+    Gather,
+    Direct,
+}
+
+impl Plan {
+    /// The plan for `pixels` output pixels.
+    fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: usize) -> Plan {
+        match algorithm {
+            Algorithm::Gemm => Plan::Gemm(Tile::of(pixels, out_channels, multiprocessors)),
+            Algorithm::Gather => Plan::Gather,
+            Algorithm::Direct => Plan::Direct,
         }
     }
 
-    /// Pixels and channels of a tile.
-    fn tile(self) -> Option<(usize, usize)> {
+    fn tile(self) -> Option<Tile> {
         match self {
-            Algorithm::Gemm { pixels, channels } => Some((pixels, channels)),
-            Algorithm::Gather => Some((128, 64)),
-            Algorithm::Direct => None,
+            Plan::Gemm(tile) => Some(tile),
+            Plan::Gather => Some(NARROW),
+            Plan::Direct => None,
         }
     }
 
     fn kernel(self, precision: Precision) -> &'static ConvKernel {
         let kernels = match self {
-            Algorithm::Gemm { pixels: 64, .. } => &TILE_64X64,
-            Algorithm::Gemm { channels: 64, .. } => &TILE_128X64,
-            Algorithm::Gemm { .. } => &TILE_128X128,
-            Algorithm::Gather => &GATHER,
-            Algorithm::Direct => &DIRECT,
+            Plan::Gemm(SMALL) => &TILE_64X64,
+            Plan::Gemm(NARROW) => &TILE_128X64,
+            Plan::Gemm(_) => &TILE_128X128,
+            Plan::Gather => &GATHER,
+            Plan::Direct => &DIRECT,
         };
         &kernels[precision.index()]
     }
 
     /// Bytes of shared memory.
     fn shared(self) -> u32 {
-        let (pixels, channels) = self.tile().unwrap_or((0, 0));
-        u32::try_from(STAGES * (pixels + channels) * TILE_ROW).unwrap_or(u32::MAX)
+        let lines = self.tile().map_or(0, |tile| tile.pixels + tile.channels);
+        u32::try_from(STAGES * lines * TILE_ROW).unwrap_or(u32::MAX)
     }
 
     /// Blocks for `pixels` output pixels.
     fn blocks(self, pixels: usize, out_channels: usize) -> Result<u32, CudaError> {
         let blocks = match self.tile() {
-            Some((rows, columns)) => pixels.div_ceil(rows).saturating_mul(out_channels.div_ceil(columns)),
+            Some(tile) => tile.blocks(pixels, out_channels),
             None => super::elementwise::blocks(pixels.saturating_mul(out_channels)),
         };
         if blocks > MOST_GRID {
@@ -184,7 +222,7 @@ impl Conv {
         let bias = bias.map_or_else(|| vec![0.0; shape.out_channels], <[f32]>::to_vec);
         super::expect("convolution bias", bias.len(), &[shape.out_channels])?;
         check_size(shape, size, out)?;
-        let algorithm = Algorithm::of(shape, out, precision);
+        let algorithm = Algorithm::of(shape, precision);
         let taps = taps(shape, size, precision, algorithm);
         let depth = match algorithm {
             Algorithm::Direct => taps.len(),
@@ -260,9 +298,10 @@ impl Conv {
             relu: relu.into(),
             vector: shape.out_channels.is_multiple_of(8).into(),
         };
-        let blocks = self.algorithm.blocks(pixels, shape.out_channels)?;
-        let kernel = self.algorithm.kernel(self.precision);
-        stream.launch(kernel, [blocks, 1, 1], self.algorithm.shared(), &arguments)
+        let multiprocessors = stream.device().info().multiprocessors as usize;
+        let plan = Plan::of(self.algorithm, pixels, shape.out_channels, multiprocessors);
+        let blocks = plan.blocks(pixels, shape.out_channels)?;
+        stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments)
     }
 }
 
@@ -293,7 +332,7 @@ fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorith
     let (step, entries) = match algorithm {
         Algorithm::Direct => (shape.in_channels, height * width),
         Algorithm::Gather => (1, depth(shape, precision)),
-        Algorithm::Gemm { .. } => {
+        Algorithm::Gemm => {
             let step = CHUNK / precision.bytes();
             (step, depth(shape, precision) / step)
         }
@@ -341,61 +380,71 @@ mod tests {
         ConvShape { in_channels, out_channels, kernel, stride, padding, dilation, groups: 1 }
     }
 
-    fn algorithm(shape: &ConvShape, side: usize, precision: Precision) -> Algorithm {
-        Algorithm::of(shape, shape.output(side, side).unwrap(), precision)
-    }
-
-    const WIDE: Algorithm = Algorithm::Gemm { pixels: 128, channels: 128 };
-    const NARROW: Algorithm = Algorithm::Gemm { pixels: 128, channels: 64 };
-    const SMALL: Algorithm = Algorithm::Gemm { pixels: 64, channels: 64 };
-
     #[test]
     fn the_layer_chooses_the_algorithm() {
-        for (ins, outs, side, precision, expected) in [
-            (64, 64, 56, Precision::F16, NARROW),
-            (64, 65, 56, Precision::F16, WIDE),
-            (128, 128, 9, Precision::F16, WIDE),
-            (512, 512, 8, Precision::F16, SMALL),
-            (512, 512, 1, Precision::F32, SMALL),
-            (3, 64, 224, Precision::F16, Algorithm::Gather),
-            (12, 64, 56, Precision::Bf16, Algorithm::Gather),
-            (12, 64, 56, Precision::F32, NARROW), // 48 bytes are three chunks
+        for (ins, precision, expected) in [
+            (64, Precision::F16, Algorithm::Gemm),
+            (3, Precision::F16, Algorithm::Gather),
+            (12, Precision::Bf16, Algorithm::Gather),
+            (12, Precision::F32, Algorithm::Gemm), // 48 bytes are three chunks
         ] {
-            let found = algorithm(&shape(ins, outs, 3), side, precision);
-            assert_eq!(found, expected, "{ins} to {outs} channels, side {side}, {precision:?}");
+            let found = Algorithm::of(&shape(ins, 64, 3), precision);
+            assert_eq!(found, expected, "{ins} channels, {precision:?}");
         }
         let depthwise = ConvShape { groups: 32, ..shape(32, 32, 3) };
-        assert_eq!(algorithm(&depthwise, 56, Precision::F16), Algorithm::Direct);
+        assert_eq!(Algorithm::of(&depthwise, Precision::F16), Algorithm::Direct);
+    }
+
+    #[test]
+    fn the_largest_tile_that_fills_the_card() {
+        for (pixels, channels, multiprocessors, expected) in [
+            (14 * 14, 256, 132, SMALL),
+            (32 * 14 * 14, 256, 132, NARROW), // 49 x 2 wide tiles, 49 x 4 narrow ones
+            (64 * 14 * 14, 256, 132, WIDE),
+            (128 * 131, 64, 132, SMALL),
+            (128 * 131 + 1, 64, 132, NARROW),
+            (128 * 132, 65, 132, WIDE),
+            (1 << 40, 64, 132, NARROW), // half of a wide tile would be empty
+            (1, 1, 1, NARROW),
+            (0, 64, 1, SMALL),
+            (usize::MAX, usize::MAX, 132, WIDE),
+        ] {
+            let found = Tile::of(pixels, channels, multiprocessors);
+            assert_eq!(found, expected, "{pixels} pixels, {channels} channels, {multiprocessors}");
+        }
     }
 
     #[test]
     fn blocks_cover_pixels_and_channels() {
-        for (algorithm, pixels, channels, expected) in [
-            (WIDE, 0, 128, 0),
-            (WIDE, 1, 1, 1),
-            (WIDE, 129, 129, 4),
-            (NARROW, 128, 65, 2),
-            (SMALL, 65, 64, 2),
-            (Algorithm::Gather, 129, 64, 2),
+        for (plan, pixels, channels, expected) in [
+            (Plan::Gemm(WIDE), 0, 128, 0),
+            (Plan::Gemm(WIDE), 1, 1, 1),
+            (Plan::Gemm(WIDE), 129, 129, 4),
+            (Plan::Gemm(NARROW), 128, 65, 2),
+            (Plan::Gemm(SMALL), 65, 64, 2),
+            (Plan::Gather, 129, 64, 2),
             // 65,536 images of 224x224, and 2^31 values.
-            (NARROW, 65_536 * 224 * 224, 64, 25_690_112),
-            (WIDE, 1 << 24, 128, 1 << 17),
-            (Algorithm::Direct, 1 << 26, 32, 1 << 16),
+            (Plan::Gemm(NARROW), 65_536 * 224 * 224, 64, 25_690_112),
+            (Plan::Gemm(WIDE), 1 << 24, 128, 1 << 17),
+            (Plan::Direct, 1 << 26, 32, 1 << 16),
         ] {
-            let what = format!("{algorithm:?}, {pixels} pixels, {channels} channels");
-            assert_eq!(algorithm.blocks(pixels, channels), Ok(expected), "{what}");
+            let what = format!("{plan:?}, {pixels} pixels, {channels} channels");
+            assert_eq!(plan.blocks(pixels, channels), Ok(expected), "{what}");
         }
         for pixels in [1 << 39, usize::MAX] {
-            assert!(matches!(WIDE.blocks(pixels, 512), Err(CudaError::Limit { .. })), "{pixels} pixels");
+            assert!(
+                matches!(Plan::Gemm(WIDE).blocks(pixels, 512), Err(CudaError::Limit { .. })),
+                "{pixels} pixels"
+            );
         }
     }
 
     #[test]
     fn shared_memory_fits_the_smallest_card() {
-        for algorithm in [WIDE, NARROW, SMALL, Algorithm::Gather] {
-            assert!(algorithm.shared() <= 48 << 10, "{algorithm:?}"); // two blocks in the 100 KiB of compute capability 8.6
+        for plan in [Plan::Gemm(WIDE), Plan::Gemm(NARROW), Plan::Gemm(SMALL), Plan::Gather] {
+            assert!(plan.shared() <= 48 << 10, "{plan:?}"); // two blocks in the 100 KiB of compute capability 8.6
         }
-        assert_eq!(Algorithm::Direct.shared(), 0);
+        assert_eq!(Plan::Direct.shared(), 0);
     }
 
     /// Through the tables, a sum over all places is the convolution of the definition.
@@ -406,7 +455,7 @@ mod tests {
             [(3, Precision::F16), (8, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
         {
             let shape = ConvShape { dilation: Pair { height: 2, width: 3 }, ..shape(ins, 1, 3) };
-            let algorithm = Algorithm::of(&shape, size, precision);
+            let algorithm = Algorithm::of(&shape, precision);
             let weight: Vec<f32> = (0_u8..).take(shape.weights().unwrap()).map(f32::from).collect();
             let (taps, packed) =
                 (taps(&shape, size, precision, algorithm), pack(&shape, precision, algorithm, &weight));

@@ -33,6 +33,9 @@ pub(crate) const CAST: [Kernel<PixelsArgs>; 3] = [
     Kernel::new("pixels", "pixels_cast_bf16", 256),
 ];
 
+/// Blocks of [`NORMALIZE`] that a multiprocessor runs at a time: more would only load the table again.
+const RESIDENT: usize = 8;
+
 /// `(value / 255 - mean) / std` per channel and 8-bit value, on the device.
 #[derive(Debug)]
 pub struct PixelTable(Slice<f32>);
@@ -69,7 +72,8 @@ impl PixelTable {
             images: images.pointer(),
             values: (output.len() / images.most().max(1)) as u64,
         };
-        launch(stream, &NORMALIZE[output.precision().index()], output.len(), &arguments)
+        let most = stream.device().info().multiprocessors as usize * RESIDENT;
+        launch(stream, &NORMALIZE[output.precision().index()], output.len(), most, &arguments)
     }
 }
 
@@ -94,7 +98,7 @@ pub fn enqueue_cast(
         images: images.pointer(),
         values: per_image as u64,
     };
-    launch(stream, &CAST[output.precision().index()], output.len(), &arguments)
+    launch(stream, &CAST[output.precision().index()], output.len(), usize::MAX, &arguments)
 }
 
 fn aligned(input: Pointer) -> Result<Pointer, CudaError> {
@@ -105,8 +109,9 @@ fn launch(
     stream: &Stream,
     kernel: &Kernel<PixelsArgs>,
     values: usize,
+    most_blocks: usize,
     arguments: &PixelsArgs,
 ) -> Result<(), CudaError> {
-    let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)))?;
+    let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)).min(most_blocks))?;
     stream.launch(kernel, [blocks, 1, 1], 0, arguments)
 }

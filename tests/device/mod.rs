@@ -21,6 +21,20 @@ pub fn device() -> Option<Device> {
     }
 }
 
+/// [`device`], where it is emulated with so many multiprocessors: what a launch is cut into depends on them.
+pub fn device_with(multiprocessors: i32) -> Option<Device> {
+    #[cfg(feature = "emulate")]
+    let _one_at_a_time = {
+        static OPENING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let guard = OPENING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        emulator::Emulator::get().multiprocessors(multiprocessors);
+        guard
+    };
+    #[cfg(not(feature = "emulate"))]
+    let _ = multiprocessors;
+    device()
+}
+
 /// `x` in the precision.
 pub fn round(precision: Precision, x: f32) -> f32 {
     match precision {
