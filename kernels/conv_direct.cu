@@ -1,4 +1,5 @@
-// Convolution in groups of channels, depthwise among them, over NHWC images: one thread per output value.
+// Convolution in groups of channels over NHWC images: one thread per output value, without reuse between threads, meant
+// for depthwise layers and for rare groups.
 //
 //   output[p, o] = relu(sum_t,c input[window(p) + t, first(o) + c] * weight[t, c, o] + bias[o] + residual[p, o])
 //

@@ -90,7 +90,7 @@ template <int TYPE> struct Vector {
 
 // one element of a row
 template <int TYPE> struct Scalar {
-  using Raw = std::conditional_t<TYPE == F32, unsigned int, unsigned short>;
+  using Raw = typename Unsigned<TYPE == F32 ? 4 : 2>::Type;
   static constexpr int LEN = 1;
   static DEV void unpack(Raw raw, float (&x)[1]) { x[0] = widen<TYPE>(raw); }
 };

@@ -9,7 +9,7 @@
 //             zeros up to the next one; T is f32, f16 or bf16, as the name of the kernel says
 //   bias:     f32 [outputs], or null
 //   segment:  data T [rows, width], row-major, aligned to T; index u32 [most], for each row of the batch its row in
-//             data, anything from `rows` on where it has none; null for row r at r
+//             data, anything from `rows` on where it has none; null for row r at r, but not for head_concatenate
 //   output:   f32 [most, outputs], or null
 //   rounded:  T [most, outputs], or null
 //   rows:     u32 [1], how many rows the batch has, at most `most`; nothing behind them is read or written
@@ -25,7 +25,8 @@
 // Grid: slices * column tiles * row tiles blocks in x, the slice running fastest, then the column; a tile is OUTPUTS x
 // ROWS of y. A block computes its slice of the tile's chunks. With more than one slice each chunk's sum goes to
 // partials, and the block that is last to finish a tile adds them; with normalize, the block that is last to finish a
-// tile of rows normalises them as device/normalize.cuh says. Block: THREADS.
+// tile of rows normalises them as device/normalize.cuh says. Block: THREADS. head_concatenate: any number of blocks in
+// x, 256 threads each; a warp takes rows warp, warp + warps, ..., and there is no shared memory.
 // Shared memory: STAGES * (OUTPUTS + ROWS) * 128 + segments * (ROWS + 1) * 4 bytes, dynamic.
 // No segments, or none that a row has: activation(bias). The launch code checks every length but the entries of index.
 #include "fault.cuh"
@@ -121,7 +122,7 @@ template <typename T, int STAGES> struct Block {
   static constexpr int PITCH = T::OUTPUTS + 4;  // of sums in shared memory: the lanes of a warp hit different banks
   static_assert(CHUNK % STEP == 0, "a step is of one chunk");
   static_assert(T::ROWS * PITCH * 4 <= STAGES * STAGE_BYTES, "the sums take the place of the stages");
-  using Bits = typename std::conditional<SIZE == 4, uint32_t, uint16_t>::type;
+  using Bits = typename Unsigned<SIZE>::Type;
 
   const HeadArgs& args;
   unsigned char* stages;
@@ -179,15 +180,18 @@ template <typename T, int STAGES> struct Block {
     const Bits* const weight = static_cast<const Bits*>(args.weight) + segment.first;
     const Bits* const data = static_cast<const Bits*>(segment.data);
     const bool aligned = (reinterpret_cast<uintptr_t>(data) | static_cast<size_t>(segment.width) * SIZE) % UNIT_BYTES == 0;
+    static_assert(T::OUTPUTS * UNITS % T::THREADS == 0 && T::ROWS * UNITS % T::THREADS == 0, "all threads copy as much");
 #pragma unroll
-    for (int i = threadIdx.x; i < T::OUTPUTS * UNITS; i += T::THREADS) {
+    for (int n = 0; n < T::OUTPUTS * UNITS / T::THREADS; ++n) {
+      const uint32_t i = threadIdx.x + n * T::THREADS;
       const uint32_t output = first_output + i / UNITS, k = at.k + i % UNITS * UNIT;
       const bool inside = output < args.outputs && k < segment.width;
       const Bits* const from = weight + (inside ? static_cast<size_t>(output) * args.pitch + k : 0);
       cp_async16(smem_u32(to + unit_offset(i / UNITS, i % UNITS)), from, inside);
     }
 #pragma unroll
-    for (int i = threadIdx.x; i < T::ROWS * UNITS; i += T::THREADS) {
+    for (int n = 0; n < T::ROWS * UNITS / T::THREADS; ++n) {
+      const uint32_t i = threadIdx.x + n * T::THREADS;
       const uint32_t place = places[at.segment * T::ROWS + i / UNITS], k = at.k + i % UNITS * UNIT;
       const bool inside = place != ABSENT && k < segment.width;
       const Bits* const from = data + (inside ? static_cast<size_t>(place) * segment.width + k : 0);
@@ -250,13 +254,14 @@ template <typename T, int STAGES> struct Block {
     cp_async_wait<0>();
   }
 
+  // Other blocks wrote the sums while this one ran: they are read through L2, since L1 is not coherent.
   DEV float add_partials(int row, int output) const {
     float total = 0.0f;
     for (uint32_t s = 0; s < args.segments; ++s) {
       if (places[s * T::ROWS + row] == ABSENT) continue;
       const uint32_t first = args.segment[s].chunk, count = (args.segment[s].width + CHUNK - 1) / CHUNK;
 #pragma unroll 8
-      for (uint32_t c = first; c < first + count; ++c) total = __fadd_rn(total, partial(c, row)[output]);
+      for (uint32_t c = first; c < first + count; ++c) total = __fadd_rn(total, __ldcg(partial(c, row) + output));
     }
     return total;
   }
@@ -355,10 +360,10 @@ template <typename Element> DEV void concatenate(const HeadArgs& args) {
 }
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(128) head_f32_64x16(const HeadArgs args) {
+extern "C" __global__ void __launch_bounds__(128, 4) head_f32_64x16(const HeadArgs args) {
   head<FmaTile<64, 16, 64, 2>, 4>(args);
 }
-extern "C" __global__ void __launch_bounds__(256) head_f32_128x64(const HeadArgs args) {
+extern "C" __global__ void __launch_bounds__(256, 2) head_f32_128x64(const HeadArgs args) {
   head<FmaTile<128, 64, 16, 16>, 3>(args);
 }
 extern "C" __global__ void __launch_bounds__(128) head_f16_64x16(const HeadArgs args) {

@@ -23,8 +23,9 @@
 //   out:     u64 [most, k]
 //
 // One launch of each answers queries first .. first + group. Scan: grid (P, group / tile rounded up) for tiles of
-// Q * groups queries, groups 1, 2 or 4; 256 threads; dynamic shared memory 4 * tile * dim bytes. Merge: grid (group);
-// 1024 threads. A NaN score is no hit. No rows, no queries: no hits. src/cuda/topk.rs checks every length.
+// Q * groups queries, groups 1, 2 or 4; 256 threads; shared memory 4 * tile * dim bytes, dynamic, and 2 KiB, static.
+// Merge: grid (group); 1024 threads; 34 KiB of static shared memory. A NaN score is no hit. No rows, no queries: no hits.
+// src/cuda/topk.rs checks every length.
 #include "device.cuh"
 #include "select.cuh"
 

@@ -551,8 +551,8 @@ mod cuda {
     fn an_image_has_its_own_bits() {
         let Some(device) = device_with(4) else { return };
         let stream = device.stream().unwrap();
-        // With 8 images of that side, wide tiles fill the card; with 2 they do not.
-        let side = (f64::from(device.info().multiprocessors) * 16.0).sqrt().ceil() as usize;
+        // With room for 8 images of that side the largest tile fills the card, with room for 2 it does not.
+        let side = (16 * device.info().multiprocessors as usize).isqrt() + 1;
         for precision in Precision::ALL {
             for case in [
                 case(8, 72).image(side, side),

@@ -132,8 +132,9 @@ const NARROW: Tile = Tile { outputs: 64, rows: 16, stages: 4 };
 /// Many of both.
 const WIDE: Tile = Tile { outputs: 128, rows: 64, stages: 3 };
 
-/// Blocks that fill any card: with fewer tiles, the chunks of a tile are spread over several blocks.
-const FILL: usize = 264;
+/// Blocks of either tile that a multiprocessor runs at a time, where its shared memory has room for two of the wide ones.
+/// With fewer tiles than the card runs, the chunks of a tile are spread over several blocks.
+const RESIDENT: usize = 2;
 
 /// Bytes that the sums of spread chunks may take.
 const MOST_PARTIALS: usize = 32 << 20;
@@ -150,11 +151,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(outputs: usize, chunks: usize, most: usize) -> Plan {
+    /// For a card that runs `slots` blocks at a time.
+    fn new(outputs: usize, chunks: usize, most: usize, slots: usize) -> Plan {
         let tile = if most <= NARROW.rows || outputs <= NARROW.outputs { NARROW } else { WIDE };
         let row_tiles = most.div_ceil(tile.rows);
         let tiles = row_tiles.saturating_mul(outputs.div_ceil(tile.outputs));
-        let slices = (FILL / tiles.max(1)).clamp(1, chunks.max(1));
+        let slices = (slots / tiles.max(1)).clamp(1, chunks.max(1));
         let spread = Plan { tile, row_tiles, tiles, slices, chunks };
         if spread.partials().saturating_mul(4) <= MOST_PARTIALS {
             spread
@@ -220,6 +222,8 @@ pub(super) struct Layer {
     pitch: u32,
     chunks: usize,
     columns: Vec<Columns>,
+    /// Blocks that the card runs at a time.
+    slots: usize,
 }
 
 /// The batch of a launch, with what it needs besides its inputs and outputs.
@@ -273,7 +277,8 @@ impl Layer {
         }
         let weight = Tensor::upload(stream, "weights", precision, &packed)?;
         let bias = bias.map(|bias| stream.upload("bias", bias)).transpose()?;
-        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns })
+        let slots = stream.device().info().multiprocessors as usize * RESIDENT;
+        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns, slots })
     }
 
     pub(super) fn precision(&self) -> Precision {
@@ -284,7 +289,7 @@ impl Layer {
     pub(super) fn workspace(&self, most: usize, normalize: bool) -> usize {
         let parts = self.columns.iter().map(|columns| (columns.width as usize).div_ceil(CHUNK));
         let bytes = parts.chain([self.chunks]).map(|chunks| {
-            let plan = Plan::new(self.outputs, chunks, most);
+            let plan = Plan::new(self.outputs, chunks, most, self.slots);
             plan.counters(normalize).saturating_add(plan.partials()).saturating_mul(4)
         });
         bytes.max().unwrap_or(0).saturating_add(UNIT - 1) / UNIT * UNIT
@@ -341,7 +346,7 @@ impl Layer {
         output: Pointer,
         rounded: Pointer,
     ) -> Result<(), CudaError> {
-        let plan = Plan::new(self.outputs, chunks, run.rows.most());
+        let plan = Plan::new(self.outputs, chunks, run.rows.most(), self.slots);
         let counters = 4 * plan.counters(run.normalize.is_some());
         let counters = run.workspace.part(0..counters)?;
         let sums = counters.len()..counters.len() + 4 * plan.partials();
@@ -470,18 +475,21 @@ mod tests {
 
     #[test]
     fn few_rows_spread_the_chunks_over_the_card() {
-        let plan = Plan::new(512, 19, 1);
+        let plan = Plan::new(512, 19, 1, 264);
         assert_eq!((plan.tile, plan.tiles, plan.slices), (NARROW, 8, 19));
         assert_eq!(plan.partials(), 8 * 19 * 64 * 16);
         // More chunks than blocks: several chunks a slice.
-        assert_eq!(Plan::new(1024, 98, 1).slices, 16);
-        assert_eq!(Plan::new(512, 19, 17).tile, WIDE);
-        assert_eq!(Plan::new(1, 19, 65_536).tile, NARROW);
+        assert_eq!(Plan::new(1024, 98, 1, 264).slices, 16);
+        // The slices follow the card.
+        assert_eq!(Plan::new(1024, 98, 1, 216).slices, 13);
+        assert_eq!(Plan::new(1024, 98, 1, 8).slices, 1);
+        assert_eq!(Plan::new(512, 19, 17, 264).tile, WIDE);
+        assert_eq!(Plan::new(1, 19, 65_536, 264).tile, NARROW);
     }
 
     #[test]
     fn many_rows_keep_their_sums_in_registers() {
-        let plan = Plan::new(512, 19, 65_536);
+        let plan = Plan::new(512, 19, 65_536, 264);
         assert_eq!((plan.tile, plan.row_tiles, plan.tiles, plan.slices), (WIDE, 1024, 4096, 1));
         assert_eq!((plan.partials(), plan.counters(false), plan.counters(true)), (0, 0, 5120));
     }
@@ -492,13 +500,15 @@ mod tests {
         for outputs in [1, 63, 64, 65, 127, 128, 129, 512, 4096] {
             for chunks in [0, 1, 2, 98, 1 << 20] {
                 for most in [0, 1, 15, 16, 17, 63, 64, 65, 4096, 65_536, 1 << 20, 1 << 31] {
-                    let plan = Plan::new(outputs, chunks, most);
-                    assert!(plan.row_tiles * plan.tile.rows >= most);
-                    assert!(plan.tiles * plan.tile.rows * plan.tile.outputs >= most * outputs);
-                    assert!((1..=chunks.max(1)).contains(&plan.slices));
-                    assert!(4 * plan.partials() <= MOST_PARTIALS);
-                    assert!(plan.shared(MOST_SEGMENTS) <= 99 << 10, "sm_86 has no more");
-                    assert!(grid(plan.blocks()).is_ok(), "{outputs} outputs, {most} rows");
+                    for slots in [0, 1, 40, 264, 1 << 20] {
+                        let plan = Plan::new(outputs, chunks, most, slots);
+                        assert!(plan.row_tiles * plan.tile.rows >= most);
+                        assert!(plan.tiles * plan.tile.rows * plan.tile.outputs >= most * outputs);
+                        assert!((1..=chunks.max(1)).contains(&plan.slices));
+                        assert!(4 * plan.partials() <= MOST_PARTIALS);
+                        assert!(plan.shared(MOST_SEGMENTS) <= 99 << 10, "sm_86 has no more");
+                        assert!(grid(plan.blocks()).is_ok(), "{outputs} outputs, {most} rows");
+                    }
                 }
             }
         }
@@ -507,7 +517,7 @@ mod tests {
     /// 2^31 elements of output and more.
     #[test]
     fn large_outputs() {
-        let plan = Plan::new(4096, 19, 1 << 20);
+        let plan = Plan::new(4096, 19, 1 << 20, 264);
         assert_eq!((plan.tiles, plan.blocks()), (1 << 19, 1 << 19));
         assert!(matches!(grid(1 << 31), Err(CudaError::Limit { .. })));
     }

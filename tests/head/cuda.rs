@@ -7,7 +7,7 @@ use mercer::cuda::linear::Linear;
 use mercer::cuda::{CudaError, Device, Precision, Rows, Slice, Stream, Tensor};
 
 use super::oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, wide};
-use super::{Case, Layer, Shape, cases, device::device, linear};
+use super::{Case, Layer, Shape, cases, device::device_with, linear};
 
 /// Stands for a row that a segment does not have.
 const ABSENT: u32 = u32::MAX;
@@ -102,7 +102,7 @@ impl<'a> OnDevice<'a> {
 /// Every case in every precision, with the parts of linear heads.
 #[test]
 fn device_agrees_with_f64() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     for case in cases() {
         for precision in Precision::ALL {
             let on = OnDevice::new(&device, &case, precision, false);
@@ -160,16 +160,20 @@ fn watched() -> Vec<Case> {
 /// More rows than any card has blocks at a time: the chunks of a tile are summed by one block.
 const MANY: usize = 4300;
 
-/// A row's bits are the same alone and anywhere in batches of any size, whatever its neighbours have.
+/// A row's bits are the same alone and anywhere in batches of any size, whatever its neighbours have, and on a card that
+/// the layers are cut otherwise for.
 #[test]
 fn rows_do_not_depend_on_the_batch() {
-    let Some(device) = device() else { return };
+    let Some(small) = device_with(2) else { return };
+    let Some(device) = device_with(132) else { return };
     let mut random = Random::new(3);
     for (at, case) in watched().into_iter().enumerate() {
         for precision in Precision::ALL {
             let on = OnDevice::new(&device, &case, precision, true);
             let width = on.head.outputs();
             let (found, _) = on.run_case();
+            let (elsewhere, _) = OnDevice::new(&small, &case, precision, true).run_case();
+            assert_bits(&on.what(), &elsewhere, &found, &[case.batch, width]);
             for batch in [1, 7, 16, 17, 65, 300, MANY] {
                 if batch == MANY && !(1..=2).contains(&at) {
                     continue; // these take long, and one case for each kind of tile says it
@@ -199,7 +203,7 @@ fn rows_do_not_depend_on_the_batch() {
 /// named and stay.
 #[test]
 fn normalisation_is_the_defined_one() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     let mut all = watched();
     // No bias: a row that has nothing is zero. Two tiles of columns; the concatenation.
     for layers in [&[(200, false, Activation::Identity)][..], &[(5, false, Activation::Identity)], &[]] {
@@ -223,7 +227,7 @@ fn normalisation_is_the_defined_one() {
 /// Weights may hold anything where a row lacks the segment, beside rows that have it.
 #[test]
 fn absent_weights_are_not_read() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     for precision in Precision::ALL {
         let layers = [(1, false, Activation::Identity)];
         let mut case = Case::new(&[1, 2, 1], 2, &layers, true, |row, s| row == 1 || s != 1);
@@ -242,7 +246,7 @@ fn absent_weights_are_not_read() {
 /// One recorded graph serves other values and any count; what lies behind the count is neither read nor written.
 #[test]
 fn recorded_head_serves_any_count() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     for case in watched() {
         for (precision, most) in [(Precision::F32, 20), (Precision::F16, 20), (Precision::Bf16, 8)] {
             let on = OnDevice::new(&device, &case, precision, true);
@@ -284,7 +288,7 @@ fn recorded_head_serves_any_count() {
 /// A linear layer over dense rows, in and out in the model's precision.
 #[test]
 fn dense_layers() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     let stream = device.stream().unwrap();
     for (rows, inputs, outputs) in
         [(1, 300, 70), (5, 0, 3), (9, 64, 64), (70, 33, 130), (0, 4, 4), (17, 1, 1)]
@@ -308,7 +312,7 @@ fn dense_layers() {
 /// Every way the arguments can disagree.
 #[test]
 fn device_refusals() {
-    let Some(device) = device() else { return };
+    let Some(device) = device_with(132) else { return };
     let stream = device.stream().unwrap();
     let layer = |outputs, inputs, weight| LayerWeights {
         outputs,
