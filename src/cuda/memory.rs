@@ -171,7 +171,7 @@ impl<T: Pod> Pinned<T> {
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         if self.device.bind().is_ok() {
-            // SAFETY: allocated by `Pinned::new` and freed once; the driver waits for copies that use it.
+            // SAFETY: allocated by `Pinned::new` and freed once; whoever put a copy with it on a stream has waited for it.
             let _ = unsafe { result::free_host(self.values.cast()) };
         }
     }

@@ -253,7 +253,7 @@ impl Stream {
     /// Puts a kernel on the stream: `grid` blocks of the kernel's threads with `shared` bytes of dynamic shared memory. A
     /// grid without blocks is no launch.
     ///
-    /// What it cannot check, and every op does before it calls:
+    /// What it cannot check. Ops check the lengths; that the memory is this device's, and the rest, their callers answer for:
     /// 1. each pointer in `arguments` is memory of this device, of the length that the kernel's header asks for;
     /// 2. that memory lives until the stream has run;
     /// 3. no other stream writes it meanwhile.

@@ -2,7 +2,7 @@
 //! one recorded graph (upload, kernels, download) and is waited for once.
 //!
 //! Memory is planned when the model opens: each execution context has room for any call of
-//! [`Options::rows_at_once`] rows, and no call allocates. A context records a graph the first time that a call of its
+//! [`Options::rows_at_once`] rows, and no call allocates there. A context records a graph the first time that a call of its
 //! kind and size comes, sizes being rounded up to powers of two; the kernels read how many rows there really are from
 //! the upload.
 
