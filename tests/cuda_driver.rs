@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use device::emulator::Emulator;
 use mercer::ErrorKind;
-use mercer::cuda::{CudaError, Device, DriverVersion, Pinned, Rows, Slice, Stream, devices, normalize};
+use mercer::cuda::{CudaError, Device, DriverVersion, Rows, Slice, Staging, Stream, devices, normalize};
 
 mod device;
 
@@ -89,7 +89,13 @@ fn devices_are_listed_with_what_keeps_them_from_use() {
 #[test]
 fn an_open_that_fails_leaves_nothing() {
     let turn = Turn::new();
-    let calls = ["cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute"];
+    let calls = [
+        "cuDevicePrimaryCtxRetain",
+        "cuModuleLoadData",
+        "cuModuleGetFunction",
+        "cuFuncSetAttribute",
+        "cuFuncLoad",
+    ];
     const NOT_SUPPORTED: i32 = 801;
     for call in calls {
         turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
@@ -181,11 +187,10 @@ fn out_of_memory_says_what_was_asked_and_passes() {
     assert!(Slice::<f32>::new(&device, "a length beyond memory", usize::MAX).is_err());
     assert!(Slice::<f32>::new(&device, "a little", 1 << 10).is_ok());
     turn.emulator.fail_allocation(1);
-    assert!(matches!(
-        Pinned::<u8>::new(&device, "staging", 10),
-        Err(CudaError::OutOfMemory { asked: 10, .. })
-    ));
-    assert_eq!(Pinned::<u8>::new(&device, "staging", 10).unwrap()[..], [0; 10]);
+    let error = Staging::new(&device, 10, 20).err().unwrap();
+    let expected = CudaError::HostMemory { what: "the staging buffer of uploads", asked: 10 };
+    assert_eq!((&error, error.kind()), (&expected, ErrorKind::OutOfMemory));
+    assert_eq!(Staging::new(&device, 10, 20).unwrap().downloaded(), [0; 20]);
     drop(device);
     turn.nothing_is_left();
 }
@@ -227,9 +232,9 @@ fn a_graph_replays_on_new_data() {
     let count = stream.upload("count", &[0u32]).unwrap();
     let rows = Rows::new(2, count.clone()).unwrap();
     let graph = stream
-        .record(|| {
+        .record(|stream| {
             stream.fill(&fault, 0xFF)?;
-            normalize::enqueue(&stream, &rows, 2, &x, 0, &fault)
+            normalize::enqueue(stream, &rows, 2, &x, 0, &fault)
         })
         .unwrap();
     assert_eq!(stream.download(&fault).unwrap(), [0], "nothing ran while it was recorded");
@@ -253,8 +258,8 @@ fn a_recording_that_fails_leaves_a_working_stream() {
     let turn = Turn::new();
     let device = Device::open(0).unwrap();
     let stream = device.stream().unwrap();
-    assert!(stream.record(|| stream.synchronize()).is_err());
-    let given_up = stream.record(|| Err(CudaError::Busy { contexts: 0 }));
+    assert!(stream.record(|stream| stream.synchronize()).is_err());
+    let given_up = stream.record(|_| Err(CudaError::Busy { contexts: 0 }));
     assert_eq!(given_up.err(), Some(CudaError::Busy { contexts: 0 }));
     let (x, _) = work(&stream).unwrap();
     assert_eq!(stream.download(&x).unwrap(), [0.6, 0.8]);

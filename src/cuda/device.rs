@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute, CUresult,
@@ -45,6 +45,8 @@ struct Inner {
     context: Arc<CudaContext>,
     /// Why the device was lost.
     lost: OnceLock<String>,
+    /// Held for reading while a graph is launched whose memory was found alive.
+    launches: RwLock<()>,
 }
 
 #[derive(Clone, Copy)]
@@ -108,7 +110,14 @@ impl Device {
             let reason = format!("the build has no `{}.cu`", kernel.module);
             return Err(CudaError::Kernel { kernel: kernel.name, reason });
         }
-        let inner = Inner { info, functions, _modules: modules, context, lost: OnceLock::new() };
+        let inner = Inner {
+            info,
+            functions,
+            _modules: modules,
+            context,
+            lost: OnceLock::new(),
+            launches: RwLock::new(()),
+        };
         Ok(Device { inner: Arc::new(inner) })
     }
 
@@ -193,12 +202,48 @@ impl Device {
         self.bind().and_then(|()| call()).map_err(|error| {
             let error = classify(name, error, self.inner.info.memory);
             match error {
-                CudaError::Lost { reason } => {
-                    CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
-                }
+                CudaError::Lost { reason } => self.lose(reason),
                 other => other,
             }
         })
+    }
+
+    /// [`Device::call`] for a call that waits for work. If the wait fails nobody knows what still runs and which memory it
+    /// uses, so the device counts as lost, unless the work was only being recorded.
+    pub(super) fn wait<T>(
+        &self,
+        name: &'static str,
+        wait: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T, CudaError> {
+        let mut code = CUresult::CUDA_SUCCESS;
+        let waited = self.call(name, || wait().inspect_err(|error| code = error.0));
+        match (waited, code) {
+            (Err(CudaError::Driver { .. } | CudaError::OutOfMemory { .. }), code) if !is_recording(code) => {
+                Err(self.lose(failure(name, DriverError(code)).to_string()))
+            }
+            (waited, _) => waited,
+        }
+    }
+
+    /// Marks the device lost, unless it is already; the first reason counts.
+    fn lose(&self, reason: String) -> CudaError {
+        CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
+    }
+
+    /// Puts work on a stream for which `alive` says that the memory it uses is there.
+    pub(super) fn launch_if<T>(
+        &self,
+        alive: impl FnOnce() -> bool,
+        launch: impl FnOnce() -> Result<T, CudaError>,
+    ) -> Result<T, CudaError> {
+        let _launching = self.inner.launches.read().unwrap_or_else(PoisonError::into_inner);
+        if alive() { launch() } else { Err(CudaError::Graph { reason: "uses memory that was freed" }) }
+    }
+
+    /// Returns once no [`Device::launch_if`] is under way: one that found memory alive has put its work on the stream, a
+    /// later one finds it gone.
+    pub(super) fn after_launches(&self) {
+        drop(self.inner.launches.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -218,6 +263,14 @@ fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
         code if is_sticky(code) => CudaError::Lost { reason: failure(call, error).to_string() },
         _ => failure(call, error),
     }
+}
+
+/// Whether a wait was refused because the stream records.
+fn is_recording(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+    )
 }
 
 /// Whether a context is unusable after the error.
@@ -274,7 +327,8 @@ fn of_kernel(kernel: &KernelInfo, call: &'static str, error: DriverError, info: 
     }
 }
 
-/// Finds a kernel and checks that it takes what the launch code passes, in blocks of the size that it launches.
+/// Finds a kernel, checks that it takes what the launch code passes, in blocks of the size that it launches, and loads it: a
+/// driver that loads lazily would do so at the first launch, which may be one that is recorded, where it cannot.
 fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Function, CudaError> {
     let wrong = |reason: String| CudaError::Kernel { kernel: kernel.name, reason };
     let name = CString::new(kernel.name).map_err(|_| wrong("has a zero byte in its name".into()))?;
@@ -308,5 +362,8 @@ fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Fu
     // SAFETY: the function is valid.
     let raised = unsafe { result::function::set_function_attribute(function, key, dynamic) };
     raised.map_err(|error| of_kernel(kernel, "cuFuncSetAttribute", error, info))?;
+    // SAFETY: the function is valid.
+    let loaded = unsafe { sys::cuFuncLoad(function) }.result();
+    loaded.map_err(|error| of_kernel(kernel, "cuFuncLoad", error, info))?;
     Ok(Function(function))
 }

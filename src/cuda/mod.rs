@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod kernel;
 mod memory;
+mod staging;
 mod stream;
 mod tensor;
 
@@ -33,7 +34,8 @@ pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use kernel::TARGETS;
-pub use memory::{Pinned, Slice};
+pub use memory::Slice;
+pub use staging::{Staged, StagedGraph, Staging};
 pub use stream::{Graph, Stream};
 pub use tensor::{Rows, Tensor};
 

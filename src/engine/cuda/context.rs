@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::program::{Key, Memory, Program};
 use super::{Corpus, Model};
-use crate::cuda::{CudaError, Device, Graph, Layout, Pinned, Slice, Stream};
+use crate::cuda::{CudaError, Device, Layout, Slice, Staged, StagedGraph, Staging};
 
 /// Graphs that a context keeps; beyond it the one that was used longest ago goes.
 const MOST_GRAPHS: usize = 64;
@@ -13,21 +13,15 @@ const MOST_GRAPHS: usize = 64;
 pub(super) struct Context {
     /// The longest unused first.
     recorded: Vec<Recorded>,
-    stream: Stream,
     memory: Memory,
-    /// What is uploaded and downloaded.
-    pub(super) host: Host,
-}
-
-pub(super) struct Host {
-    pub(super) upload: Pinned<u8>,
-    pub(super) download: Pinned<u8>,
+    /// The stream, and what is uploaded and downloaded.
+    pub(super) staging: Staging,
 }
 
 struct Recorded {
     key: Key,
     program: Arc<Program>,
-    graph: Graph,
+    graph: StagedGraph,
 }
 
 /// Bytes of a context's buffers.
@@ -61,11 +55,8 @@ impl Context {
             scratch: arena.part(upload..upload.saturating_add(scratch))?,
             download: arena.part(upload.saturating_add(scratch)..total)?,
         };
-        let host = Host {
-            upload: Pinned::new(device, "the staging buffer of uploads", upload)?,
-            download: Pinned::new(device, "the staging buffer of downloads", download)?,
-        };
-        Ok(Context { recorded: Vec::new(), stream: device.stream()?, memory, host })
+        let staging = Staging::new(device, upload, download)?;
+        Ok(Context { recorded: Vec::new(), memory, staging })
     }
 
     /// The program of a key, recorded at its first use.
@@ -82,10 +73,8 @@ impl Context {
             return Ok(program);
         }
         let program = Arc::new(Program::new(model, key, corpus.map(Arc::as_ref))?);
-        let Context { stream, memory, host, .. } = self;
-        let graph = stream.record(|| {
-            program.enqueue(model, key, corpus, stream, memory, (&host.upload, &mut host.download))
-        })?;
+        let graph =
+            self.staging.record(|staged| program.enqueue(model, key, corpus, staged, &self.memory))?;
         if self.recorded.len() == MOST_GRAPHS {
             self.recorded.remove(0);
         }
@@ -95,29 +84,14 @@ impl Context {
 
     /// Runs the graph that [`Context::program`] returned last and waits for it.
     pub(super) fn run(&mut self) -> Result<(), CudaError> {
-        let launched = self.recorded.last().map_or(Ok(()), |recorded| recorded.graph.launch());
-        self.finish(launched)
+        self.recorded.last().map_or(Ok(()), |recorded| self.staging.replay(&recorded.graph))
     }
 
     /// Puts work that is not recorded on the stream and waits for it.
     pub(super) fn run_once(
         &mut self,
-        work: impl FnOnce(&Stream, &Memory, &mut Host) -> Result<(), CudaError>,
+        work: impl FnOnce(&Staged<'_>, &Memory) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
-        let enqueued = work(&self.stream, &self.memory, &mut self.host);
-        self.finish(enqueued)
-    }
-
-    /// Waits for whatever was put on the stream, also if some of it could not be: it may read and write the host's memory.
-    fn finish(&mut self, enqueued: Result<(), CudaError>) -> Result<(), CudaError> {
-        let finished = self.stream.synchronize();
-        enqueued.and(finished)
-    }
-}
-
-impl Drop for Context {
-    /// Waits for work that a call left behind before its memory goes.
-    fn drop(&mut self) {
-        let _ = self.stream.synchronize();
+        self.staging.run(|staged| work(staged, &self.memory))
     }
 }

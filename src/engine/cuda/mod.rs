@@ -273,13 +273,13 @@ impl Model {
         self.check(work, features)?;
         let mut context = self.contexts.check_out(self.when_busy)?;
         let program = context.program(self, key, corpus)?;
-        let upload = &mut context.host.upload;
+        let upload = context.staging.to_upload();
         program.write_batch(features.batch(), upload);
         for place in &program.columns {
             place.write(features.column(place.modality), self.precision, upload);
         }
         context.run()?;
-        let download = &context.host.download;
+        let download = context.staging.downloaded();
         match program.fault.in_host(download)[0] {
             u64::MAX => read(&program, download),
             // Of what was searched for; `read` refuses it in the words of the catalogue.
@@ -484,11 +484,10 @@ impl Backend for Model {
         let mut context = self.contexts.check_out(self.when_busy)?;
         let places = Pairs::new(&ranker.widths, &ranker.head, self.precision, self.rows_at_once);
         for rows in parts(batch, self.rows_at_once) {
-            places.write(segments, rows.clone(), self.precision, &mut context.host.upload);
-            context.run_once(|stream, memory, host| {
-                places.enqueue(&ranker.head, self.precision, stream, memory, host)
-            })?;
-            let found = places.scores.in_host(&context.host.download);
+            places.write(segments, rows.clone(), self.precision, context.staging.to_upload());
+            context
+                .run_once(|staged, memory| places.enqueue(&ranker.head, self.precision, staged, memory))?;
+            let found = places.scores.in_host(context.staging.downloaded());
             scores[rows.clone()].copy_from_slice(&found[..rows.len()]);
         }
         Ok(())

@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::columns::{ABSENT, round_into};
-use super::context::Host;
 use super::program::Memory;
 use crate::cpu::head::Segment;
 use crate::cuda::head::{self, Head};
-use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Stream};
+use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Staged};
 
 /// The places of one call of `batch` pairs.
 pub(super) struct Pairs {
@@ -73,13 +72,12 @@ impl Pairs {
         &self,
         head: &Head,
         precision: Precision,
-        stream: &Stream,
+        staged: &Staged<'_>,
         memory: &Memory,
-        host: &mut Host,
     ) -> Result<(), CudaError> {
         let fault = self.fault.of(&memory.download)?;
-        stream.fill(&fault, 0xFF)?;
-        stream.enqueue_upload(&host.upload, &memory.upload.part(0..self.upload.bytes())?)?;
+        staged.stream().fill(&fault, 0xFF)?;
+        staged.upload(&memory.upload.part(0..self.upload.bytes())?)?;
         let batch = Rows::new(self.batch, self.count.of(&memory.upload)?)?;
         let segments = self.segments.iter().map(|place| {
             let (index, data) =
@@ -89,7 +87,7 @@ impl Pairs {
         let segments = segments.collect::<Result<Vec<head::Segment>, CudaError>>()?;
         let workspace = self.workspace.of(&memory.scratch)?;
         let scores = self.scores.of(&memory.download)?;
-        head.enqueue(stream, &batch, &segments, &workspace, &scores, 0, &fault)?;
-        stream.enqueue_download(&memory.download.part(0..self.download.bytes())?, &mut host.download)
+        head.enqueue(staged.stream(), &batch, &segments, &workspace, &scores, 0, &fault)?;
+        staged.download(&memory.download.part(0..self.download.bytes())?)
     }
 }

@@ -9,7 +9,7 @@ use super::{Corpus, Encoder, Model};
 use crate::cuda::embedding::{self, Bags, Lookup};
 use crate::cuda::head::Segment;
 use crate::cuda::network::Network;
-use crate::cuda::{CudaError, Layout, Pinned, Place, Rows, Slice, Stream, Tensor, normalize, pixels, topk};
+use crate::cuda::{CudaError, Layout, Place, Rows, Slice, Staged, Stream, Tensor, normalize, pixels, topk};
 use crate::engine::Side;
 use crate::input::Modality;
 use crate::model::{MapShape, Pair};
@@ -226,14 +226,13 @@ impl Program {
         model: &Model,
         key: Key,
         corpus: Option<&Arc<Corpus>>,
-        stream: &Stream,
+        staged: &Staged<'_>,
         memory: &Memory,
-        host: (&Pinned<u8>, &mut Pinned<u8>),
     ) -> Result<(), CudaError> {
-        let (from, to) = host;
+        let stream = staged.stream();
         let fault = self.fault.of(&memory.download)?;
         stream.fill(&fault, 0xFF)?;
-        stream.enqueue_upload(from, &memory.upload.part(0..self.upload.bytes())?)?;
+        staged.upload(&memory.upload.part(0..self.upload.bytes())?)?;
         let encoder = model.encoder(key.work.side());
         let call = Call { program: self, model, stream, memory, fault, batch: self.rows(key, memory)? };
         let columns = self
@@ -253,7 +252,7 @@ impl Program {
             Work::Terms => call.terms(encoder, &columns, &outputs)?,
             Work::RankerTowers => {}
         }
-        stream.enqueue_download(&memory.download.part(0..self.download.bytes())?, to)
+        staged.download(&memory.download.part(0..self.download.bytes())?)
     }
 
     fn rows(&self, key: Key, memory: &Memory) -> Result<Rows, CudaError> {

@@ -1,11 +1,11 @@
 //! A catalogue on the device, searched by vectors: one upload, the search, one download.
 
-use super::context::{Context, Host, Sizes};
+use super::context::{Context, Sizes};
 use super::program::{Memory, bucket, largest_bucket, parts};
 use super::{Corpus, MOST_KEYS};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, check_k};
-use crate::cuda::{CudaError, Device, Layout, Place, Pool, Rows, Stream, topk};
+use crate::cuda::{CudaError, Device, Layout, Place, Pool, Rows, Staged, topk};
 use crate::engine::{Options, WhenBusy};
 
 /// A catalogue on a device with what searches it.
@@ -41,19 +41,13 @@ impl Places {
         Ok(Places { upload, download, plan, count, queries, workspace, keys })
     }
 
-    fn enqueue(
-        &self,
-        corpus: &Corpus,
-        stream: &Stream,
-        memory: &Memory,
-        host: &mut Host,
-    ) -> Result<(), CudaError> {
-        stream.enqueue_upload(&host.upload, &memory.upload.part(0..self.upload.bytes())?)?;
+    fn enqueue(&self, corpus: &Corpus, staged: &Staged<'_>, memory: &Memory) -> Result<(), CudaError> {
+        staged.upload(&memory.upload.part(0..self.upload.bytes())?)?;
         let batch = Rows::new(self.plan.batch(), self.count.of(&memory.upload)?)?;
         let (queries, workspace) = (self.queries.of(&memory.upload)?, self.workspace.of(&memory.scratch)?);
         let keys = self.keys.of(&memory.download)?;
-        topk::enqueue(stream, &self.plan, &corpus.rows, &batch, &queries, &workspace, &keys)?;
-        stream.enqueue_download(&memory.download.part(0..self.download.bytes())?, &mut host.download)
+        topk::enqueue(staged.stream(), &self.plan, &corpus.rows, &batch, &queries, &workspace, &keys)?;
+        staged.download(&memory.download.part(0..self.download.bytes())?)
     }
 }
 
@@ -92,12 +86,12 @@ impl VectorSearch {
         for rows in parts(queries.len() / dim, most) {
             let batch = bucket(rows.len(), most);
             let places = Places::new(&self.corpus, &self.device, batch, k)?;
-            let upload = &mut context.host.upload;
+            let upload = context.staging.to_upload();
             places.count.in_host_mut(upload).fill(u32::try_from(rows.len()).unwrap_or(u32::MAX));
             let part = &queries[rows.start * dim..rows.end * dim];
             places.queries.in_host_mut(upload)[..part.len()].copy_from_slice(part);
-            context.run_once(|stream, memory, host| places.enqueue(&self.corpus, stream, memory, host))?;
-            let keys = places.keys.in_host(&context.host.download).chunks_exact(k).take(rows.len());
+            context.run_once(|staged, memory| places.enqueue(&self.corpus, staged, memory))?;
+            let keys = places.keys.in_host(context.staging.downloaded()).chunks_exact(k).take(rows.len());
             answers.extend(keys.map(|keys| self.corpus.hits(&self.catalogue, keys)));
         }
         Ok(answers)
