@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute, CUresult,
 };
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use super::driver::{self, failure};
 use super::kernel::{IMAGES, KERNELS, KernelInfo};
@@ -42,11 +42,17 @@ struct Inner {
     functions: HashMap<&'static str, Function>,
     /// Held for the functions; unloaded before the context goes.
     _modules: Vec<Module>,
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     /// Why the device was lost.
     lost: OnceLock<String>,
     /// Held for reading while a graph is launched whose memory was found alive.
     launches: RwLock<()>,
+}
+
+/// The primary context of a card, which every user of the card in this process shares.
+struct Context {
+    handle: sys::CUcontext,
+    device: sys::CUdevice,
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +60,7 @@ struct Function(sys::CUfunction);
 
 struct Module {
     handle: sys::CUmodule,
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
 }
 
 // SAFETY: driver handles may be used from any thread whose current context is theirs; every use binds the context first.
@@ -65,10 +71,36 @@ unsafe impl Sync for Function {}
 unsafe impl Send for Module {}
 // SAFETY: as for `Function`.
 unsafe impl Sync for Module {}
+// SAFETY: as for `Function`.
+unsafe impl Send for Context {}
+// SAFETY: as for `Function`.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn retain(ordinal: usize) -> Result<Context, DriverError> {
+        let device = result::device::get(i32::try_from(ordinal).unwrap_or(-1))?;
+        // SAFETY: the device comes from the driver.
+        let handle = unsafe { result::primary_ctx::retain(device) }?;
+        Ok(Context { handle, device })
+    }
+
+    /// Makes the context the calling thread's current one, where it stays.
+    fn bind(&self) -> Result<(), DriverError> {
+        // SAFETY: the context is alive.
+        unsafe { result::ctx::set_current(self.handle) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained by `Context::retain` and released once.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if bind(&self.context).is_ok() {
+        if self.context.bind().is_ok() {
             // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
             let _ = unsafe { result::module::unload(self.handle) };
         }
@@ -91,8 +123,10 @@ impl Device {
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
         let (_, count) = driver::load()?;
         let info = Device::describe(ordinal, count)?;
-        let context = CudaContext::new(ordinal)
+        let context = Context::retain(ordinal)
             .map_err(|error| classify("cuDevicePrimaryCtxRetain", error, info.memory))?;
+        let context = Arc::new(context);
+        context.bind().map_err(|error| classify("cuCtxSetCurrent", error, info.memory))?;
         let mut modules: Vec<Module> = Vec::new();
         let mut functions = HashMap::new();
         for &(name, image) in IMAGES {
@@ -180,7 +214,7 @@ impl Device {
 
     /// Makes the device's context the calling thread's current one, where it stays.
     pub(super) fn bind(&self) -> Result<(), DriverError> {
-        bind(&self.inner.context)
+        self.inner.context.bind()
     }
 
     pub(super) fn function(&self, kernel: &KernelInfo) -> Result<sys::CUfunction, CudaError> {
@@ -247,12 +281,6 @@ impl Device {
     }
 }
 
-/// As cudarc's own, which besides returns what an earlier, unrelated call failed with.
-fn bind(context: &CudaContext) -> Result<(), DriverError> {
-    // SAFETY: the context is alive.
-    unsafe { result::ctx::set_current(context.cu_ctx()) }
-}
-
 /// What a failed call means; `total` is the device's memory, where the driver does not say.
 fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
     match error.0 {
@@ -297,7 +325,7 @@ fn is_sticky(code: CUresult) -> bool {
 }
 
 fn load_module(
-    context: &Arc<CudaContext>,
+    context: &Arc<Context>,
     info: &DeviceInfo,
     first: &KernelInfo,
     image: &[u8],

@@ -275,10 +275,8 @@ impl Stream {
         // SAFETY: the stream is alive.
         stream.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
         let capture = Capture { stream: &stream, ended: false };
-        let worked = work(&stream);
-        let graph = capture.end();
-        worked?;
-        let graph = graph?;
+        work(&stream)?;
+        let graph = capture.end()?;
         if graph.is_null() {
             let (name, message) = ("CUDA_SUCCESS".into(), "nothing was recorded".into());
             return Err(CudaError::Driver { call: "cuStreamEndCapture", name, message });
@@ -343,9 +341,10 @@ struct Capture<'a> {
 impl Capture<'_> {
     /// The graph of what was recorded, which may be null.
     fn end(mut self) -> Result<sys::CUgraph, CudaError> {
-        self.ended = true;
         // SAFETY: the stream is alive.
-        self.stream.call("cuStreamEndCapture", |s| unsafe { result::stream::end_capture(s) })
+        let graph = self.stream.call("cuStreamEndCapture", |s| unsafe { result::stream::end_capture(s) });
+        self.ended = graph.is_ok();
+        graph
     }
 }
 
