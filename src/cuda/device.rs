@@ -32,6 +32,13 @@ pub struct DeviceInfo {
 }
 
 /// An open card with its kernels loaded. Cheap to clone; the last clone to go frees everything.
+///
+/// It uses the card's primary context, which it shares with every other user of the card in the process, such as the CUDA
+/// runtime. Opening a device makes that context current on the calling thread, and so does every later call that reaches
+/// the driver, a drop included; there it stays. Code of other libraries on the same thread that counts on its own context
+/// has to make it current again.
+///
+/// Opening again a card that is open shares its memory. Each handle learns by itself that the card is lost.
 #[derive(Clone)]
 pub struct Device {
     inner: Arc<Inner>,

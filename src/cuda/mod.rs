@@ -9,7 +9,6 @@
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
 mod arena;
-mod checkout;
 mod device;
 mod driver;
 mod error;
@@ -42,6 +41,5 @@ pub use tensor::{Rows, Tensor};
 pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
-pub(crate) use checkout::Pool;
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};

@@ -6,6 +6,7 @@
 //! kind and size comes, sizes being rounded up to powers of two; the kernels read how many rows there really are from
 //! the upload.
 
+mod checkout;
 mod columns;
 mod context;
 mod pairs;
@@ -15,6 +16,7 @@ mod vectors;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use checkout::Pool;
 use columns::{Pixels, Room, rows_for_bags};
 use context::{Context, Sizes};
 use pairs::Pairs;
@@ -33,7 +35,7 @@ use crate::cpu::normalize::check_row;
 use crate::cuda::embedding::first_unknown;
 use crate::cuda::head::Head;
 use crate::cuda::pixels::PixelTable;
-use crate::cuda::{CudaError, Device, Layout, Pool, Precision, topk};
+use crate::cuda::{CudaError, Device, Layout, Precision, topk};
 use crate::input::{Bags, Column, Features, Modality, PixelScaling, Values};
 use crate::model::{Config, EncoderPlan, Normalize, Plan, Pooling, RankerPlan, TowerOp, TowerPlan};
 use crate::weights::Checkpoint;

@@ -1,11 +1,12 @@
 //! A catalogue on the device, searched by vectors: one upload, the search, one download.
 
+use super::checkout::Pool;
 use super::context::{Context, Sizes};
 use super::program::{Memory, bucket, largest_bucket, parts};
 use super::{Corpus, MOST_KEYS};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, check_k};
-use crate::cuda::{CudaError, Device, Layout, Place, Pool, Rows, Staged, topk};
+use crate::cuda::{CudaError, Device, Layout, Place, Rows, Staged, topk};
 use crate::engine::{Options, WhenBusy};
 
 /// A catalogue on a device with what searches it.
