@@ -46,7 +46,7 @@ uint32_t barrier_time;       // of the last barrier of the whole block
 bool beyond_barriers;        // whether a thread may know of more than its block
 bool engine_runs;
 Clock clocks[kMaxThreads + 1];
-uint32_t times[kMaxThreads + 1];
+uint32_t times[kMaxThreads + 1], time_of_block[kMaxThreads + 1];  // when the threads are, and in which block
 Clock at_barrier;  // what all threads knew of at the last barrier, apart from their own block
 std::unordered_map<const void*, Clock> objects;
 std::unordered_map<const void*, Word> shared_words, global_words;
@@ -121,6 +121,7 @@ Clock& mine() {
   if (clock.block != block) {
     reset(clock);
     times[thread] = 1;
+    time_of_block[thread] = block;
   }
   if (thread != kEngine && clock.start != barrier_time) {
     clock.start = times[thread] = barrier_time;
@@ -166,12 +167,16 @@ Views view_of(const Clock& clock) {
 }  // namespace
 
 Moment now() {
-  mine();
-  return {block, times[actor()], static_cast<uint16_t>(actor())};
+  unsigned thread = actor();
+  if (times[thread] < barrier_time || time_of_block[thread] != block) mine();
+  return {block, times[thread], static_cast<uint16_t>(thread)};
 }
 
 bool is_before_now(const Moment& then) {
-  if (then.block == block && then.thread == actor()) return true;
+  if (then.block == block) {
+    if (then.thread == actor()) return true;
+    if (then.time < barrier_time && then.thread != kEngine && !engine_runs) return true;
+  }
   const Clock& clock = mine();
   if (then.block == block) return knows(clock, then);
   if (!clock.others) return false;

@@ -108,11 +108,15 @@ void put_read(Cell& cell, const Record& mine, uint32_t since) {
   last = mine;
 }
 
+// The threads' own stacks, and what the emulator knows of its threads.
+bool is_private(uintptr_t address) {
+  return address - reinterpret_cast<uintptr_t>(worker->stacks) < kStackSize * kMaxThreads ||
+         address - reinterpret_cast<uintptr_t>(worker) < sizeof(Worker);
+}
+
 void access(const void* start, size_t size, uint8_t kind, const void* code) {
-  Worker* w = worker;
-  if (!self || !size) return;
   auto address = reinterpret_cast<uintptr_t>(start);
-  if (address - reinterpret_cast<uintptr_t>(w->stacks) < kStackSize * kMaxThreads) return;
+  if (!self || !size || is_private(address) || !cell_of(address)) return;
   const auto place = reinterpret_cast<uintptr_t>(code) - reinterpret_cast<uintptr_t>(&__ehdr_start);
   const Moment moment = now();
   const uint32_t since = is_shared(start) ? moment.block : first_block();
