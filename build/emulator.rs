@@ -37,7 +37,7 @@ pub enum Variant {
     Plain,
     /// Besides, out-of-bounds accesses and undefined behaviour of kernels (AddressSanitizer, UndefinedBehaviorSanitizer).
     Bounds,
-    /// Data races of kernels, whatever the schedule (ThreadSanitizer).
+    /// Besides, data races of kernels, whatever the schedule.
     Race,
 }
 
@@ -54,7 +54,7 @@ impl Variant {
         match self {
             Self::Plain => &[],
             Self::Bounds => BOUNDS_FLAGS,
-            Self::Race => &["-fsanitize=thread"],
+            Self::Race => &["-DEMU_RACES", "-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0"],
         }
     }
 
@@ -62,16 +62,15 @@ impl Variant {
         match self {
             Self::Plain => &[],
             Self::Bounds => BOUNDS_FLAGS,
-            Self::Race => &["-DEMU_TSAN"],
+            Self::Race => &["-DEMU_RACES"],
         }
     }
 
-    /// The sanitizer's runtime is not linked: the process preloads it.
+    /// `Bounds` leaves the sanitizers' runtime to the process, which preloads it; that of `Race` is the emulator's own.
     fn link_flags(self) -> &'static [&'static str] {
         match self {
-            Self::Plain => &["-Wl,-z,defs"],
+            Self::Plain | Self::Race => &["-Wl,-z,defs"],
             Self::Bounds => &["-fsanitize=address,undefined"],
-            Self::Race => &["-fsanitize=thread"],
         }
     }
 }

@@ -13,14 +13,14 @@ inline void __syncwarp(unsigned mask = emu::kFullMask, EMU_SITE) {
 }
 inline void __nanosleep(unsigned, EMU_SITE) { emu::poll_yield(_site); }
 
-// Every fence is ordered with every other: more than a GPU promises.
 inline void __threadfence() {
-  static char order;
-  emu::hb_acquire(&order);
-  emu::hb_release(&order);
+  emu::hb_fence(true);
   emu::yield_point();
 }
-inline void __threadfence_block() { __threadfence(); }
+inline void __threadfence_block() {
+  emu::hb_fence(false);
+  emu::yield_point();
+}
 
 namespace emu {
 

@@ -43,12 +43,7 @@ Options read() {
   o.workers = static_cast<int>(number("EMU_WORKERS", 0));
   o.strict = number("EMU_STRICT", 1) != 0;
   o.lazy_streams = is("EMU_STREAM", "lazy");
-#ifdef EMU_TSAN
-  o.hide = false;
-#else
   o.hide = number("EMU_HIDE", 1) != 0;
-#endif
-  o.race_across_blocks = !is("EMU_RACE", "block");
   o.verbose = number("EMU_VERBOSE", 0) != 0;
   o.devices = static_cast<int>(number("EMU_DEVICES", 1));
   o.arch = static_cast<int>(number("EMU_ARCH", 90));

@@ -13,7 +13,6 @@ struct Options {
   bool strict = true;               // EMU_STRICT: findings that a GPU might survive are errors too
   bool lazy_streams = false;        // EMU_STREAM=lazy: streams run only when something waits for them
   bool hide = true;                 // EMU_HIDE: device memory is out of the host's reach
-  bool race_across_blocks = true;   // EMU_RACE=block turns it off: cheaper, no races between blocks
   bool verbose = false;             // EMU_VERBOSE: errors go to stderr too
   int devices = 1;                  // EMU_DEVICES
   int arch = 90;                    // EMU_ARCH: compute capability, 10 * major + minor

@@ -244,7 +244,7 @@ DRIVER_API CUresult cuCtxGetDevice(CUdevice* device) {
 
 DRIVER_API CUresult cuCtxSynchronize() {
   DRIVER_ENTER(Needs::context);
-  if (int code = refuse_in_capture("cuCtxSynchronize")) return code;
+  if (int code = refuse_if_any_captures(current(), "cuCtxSynchronize")) return code;
   ++state().counters.synchronizations;
   return finish_all(current());
 }

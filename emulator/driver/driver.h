@@ -252,8 +252,11 @@ int finish_all(Context* context);
 // ---- graphs.cpp
 // A stream that ends while it captures spoils the capture.
 void leave_capture(Stream* stream);
-// Refuses a call that no capture in progress allows (allocation, synchronisation) and spoils that capture.
+// Refuses a call that is unsafe in a capture (allocation, waiting) and spoils the capture: this thread's own, unless its
+// mode is relaxed, and any whose mode is global.
 int refuse_in_capture(const char* what);
+// Refuses to wait for a context of which any stream captures, whoever captures in whatever mode, and spoils the captures.
+int refuse_if_any_captures(const Context* context, const char* what);
 // The same for one stream: waiting for it cannot be captured.
 int refuse_if_capturing(Stream* stream, const char* what);
 // Work on the default stream would wait for a blocking stream that captures.

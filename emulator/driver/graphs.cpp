@@ -10,6 +10,7 @@ namespace driver {
 
 namespace {
 
+// Whether the capture forbids this thread calls that are unsafe in some captures.
 bool forbids(const Capture& capture) {
   switch (capture.mode) {
     case CaptureMode::global: return true;
@@ -62,6 +63,16 @@ int refuse_if_capturing(Stream* stream, const char* what) {
   if (!stream->capture) return kSuccess;
   stream->capture->invalidated = true;
   return fail(kCaptureUnsupported, "%s of a capturing stream", what);
+}
+
+int refuse_if_any_captures(const Context* context, const char* what) {
+  bool refused = false;
+  for (const auto& capture : state().captures) {
+    if (capture->origin->context != context) continue;
+    capture->invalidated = true;
+    refused = true;
+  }
+  return refused ? fail(kCaptureUnsupported, "%s while a stream of the context is capturing", what) : kSuccess;
 }
 
 int refuse_implicit(Context* context) {

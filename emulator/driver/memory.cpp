@@ -78,6 +78,7 @@ bool map_pages(Allocation& a, char*& user) {
   a.map = static_cast<char*>(map);
   protect(a, PROT_READ | PROT_WRITE);
   user = a.map + kPage + pages - body;
+  emu::watch(user, a.size);
   memset(a.map + kPage, kCanary, static_cast<size_t>(user - a.map) - kPage);
   memset(user + a.size, kCanary, body - a.size);
   return true;
@@ -108,6 +109,7 @@ void give_back(uintptr_t start, const Allocation& a) {
     return;
   }
   Memory& m = memory();
+  emu::unwatch(reinterpret_cast<void*>(start), a.size);
   mmap(a.map, a.map_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   m.freed[start] = a;
   m.freed_order.push_back(start);

@@ -92,6 +92,7 @@ Function* function_of(void* handle) {
 
 DRIVER_API CUresult cuModuleLoadData(void** handle, const void* image) {
   DRIVER_ENTER(Needs::context);
+  if (int code = refuse_in_capture("cuModuleLoadData")) return code;
   auto* text = static_cast<const char*>(image);
   size_t prefix = strlen(kImage);
   if (strncmp(text, kImage, prefix)) return fail(kInvalidImage, "not an emulator image: a cubin or PTX reached the emulator");

@@ -133,6 +133,7 @@ DRIVER_API CUresult cuStreamSynchronize(void* handle) {
   Stream* stream = stream_of(handle);
   if (!stream) return kInvalidHandle;
   if (int code = refuse_if_capturing(stream, "cuStreamSynchronize")) return code;
+  if (int code = refuse_in_capture("cuStreamSynchronize")) return code;
   ++state().counters.synchronizations;
   order_with_default(stream);
   return finish(stream);
@@ -143,6 +144,7 @@ DRIVER_API CUresult cuStreamQuery(void* handle) {
   Stream* stream = stream_of(handle);
   if (!stream) return kInvalidHandle;
   if (int code = refuse_if_capturing(stream, "cuStreamQuery")) return code;
+  if (int code = refuse_in_capture("cuStreamQuery")) return code;
   if (stream->pending.empty()) return kSuccess;
   run_next(stream);  // so that polling ends
   return kNotReady;
@@ -206,6 +208,7 @@ DRIVER_API CUresult cuEventSynchronize(void* handle) {
   if (!event) return kInvalidHandle;
   if (!event->last) return kSuccess;
   if (int code = refuse_captured_event(*event->last)) return code;
+  if (int code = refuse_in_capture("cuEventSynchronize")) return code;
   ++state().counters.synchronizations;
   reach(event->last);
   return event->context->error;
@@ -217,6 +220,7 @@ DRIVER_API CUresult cuEventQuery(void* handle) {
   if (!event) return kInvalidHandle;
   if (!event->last) return kSuccess;
   if (int code = refuse_captured_event(*event->last)) return code;
+  if (int code = refuse_in_capture("cuEventQuery")) return code;
   if (event->last->done) return kSuccess;
   reach(event->last);  // so that polling ends
   return kNotReady;

@@ -10,6 +10,7 @@ namespace {
 bool same_place(const Site& a, const Site& b) { return a.line == b.line && !strcmp(a.file, b.file); }
 
 void release(Barrier& barrier, const Thread* last) {
+  if (!barrier.need) hb_barrier();
   worker->polls = 0;
   for (unsigned i = 0; i < barrier.waiting_count; ++i) {
     if (barrier.waiting[i] != last) make_ready(barrier.waiting[i]);
@@ -46,11 +47,11 @@ void block_barrier(int id, unsigned count, bool wait, Site site) {
     barrier.need = count;
   }
   int* order = &barrier.order[barrier.turn];
-  hb_release(order);
+  if (count) hb_release(order);
   ++barrier.arrived;
   if (barrier.arrived == (count ? count : w.alive)) {
     release(barrier, me);
-    if (wait) hb_acquire(order);
+    if (count && wait) hb_acquire(order);
     return;
   }
   if (!wait) return;
@@ -58,7 +59,7 @@ void block_barrier(int id, unsigned count, bool wait, Site site) {
   me->state = ThreadState::at_barrier;
   me->site = site;
   block_self();
-  hb_acquire(order);
+  if (count) hb_acquire(order);
 }
 
 void exit_from_barrier() {

@@ -41,39 +41,15 @@ void thread_main() {
 #endif
   Worker& w = *worker;
   Thread* me = self;
-  hb_acquire(&w.start_order);
   w.kernel->call(w.params);
   check_nothing_pending(*me);
   me->state = ThreadState::exited;
   me->warp->exited |= 1u << me->lane;
   --w.alive;
-  hb_release(&w.end_order);
   exit_from_warp(*me->warp, 1u << me->lane);
   exit_from_barrier();
   switch_to(&me->stack_pointer, me, pick(), true);
   abort();
-}
-
-// Under the race detector blocks are unordered: new fibers, and memory without history, which mapping it anew gives.
-// Without races across blocks, each block simply comes after the one before.
-void forget_last_block(bool& first_block) {
-#ifdef EMU_TSAN
-  Worker& w = *worker;
-  w.host_fiber = __tsan_get_current_fiber();
-  if (!options().race_across_blocks) {
-    hb_acquire(&w.end_order);
-    return;
-  }
-  map(kArena, PROT_READ | PROT_WRITE, MAP_FIXED, w.arena);
-  map(kStackSize * w.thread_count, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_NORESERVE, w.stacks);
-  for (Thread& thread : w.threads) {
-    if (thread.tsan_fiber) __tsan_destroy_fiber(thread.tsan_fiber);
-    thread.tsan_fiber = nullptr;
-  }
-  first_block = true;
-#else
-  (void)first_block;
-#endif
 }
 
 void reset_worker(dim3 block) {
@@ -119,39 +95,18 @@ void start_thread(unsigned linear, dim3 block) {
   constexpr size_t kUsedStack = 32 * 1024;
   unpoison(thread.stack + kStackSize - kUsedStack, kUsedStack);
   thread.stack_pointer = make_context(stack_top(thread), thread_main);
-#ifdef EMU_TSAN
-  if (!thread.tsan_fiber) {
-    char name[64];
-    snprintf(name, sizeof name, "block %u,%u thread %u", blk.bid.x, blk.bid.y, linear);
-    thread.tsan_fiber = __tsan_create_fiber(0);
-    __tsan_set_fiber_name(thread.tsan_fiber, name);
-  }
-#endif
   make_ready(&thread);
-}
-
-// Fibers that a failure left behind come before the host all the same; else freeing a buffer would look like a race
-// and hide the message.
-void order_abandoned_threads() {
-#ifdef EMU_TSAN
-  Worker& w = *worker;
-  for (unsigned i = 0; i < w.thread_count; ++i) {
-    if (w.threads[i].state == ThreadState::exited) continue;
-    __tsan_switch_to_fiber(w.threads[i].tsan_fiber, kNoSynchronization);
-    __tsan_release(&w.end_order);
-  }
-  __tsan_switch_to_fiber(w.host_fiber, kNoSynchronization);
-#endif
 }
 
 }  // namespace
 
 Worker::Worker() {
   constexpr size_t kExpectedArrays = 256;
-  arrays.reserve(kExpectedArrays);  // growing inside a fiber would be traffic that the race detector sees
+  arrays.reserve(kExpectedArrays);
   stacks = static_cast<char*>(map(kStackSize * kMaxThreads, PROT_READ | PROT_WRITE, MAP_NORESERVE));
   arena = static_cast<char*>(map(kArena + 2 * kPage, PROT_NONE)) + kPage;
   mprotect(arena, kArena, PROT_READ | PROT_WRITE);
+  watch(arena, kArena);
   for (unsigned i = 0; i < kMaxThreads; ++i) {
     threads[i].stack = stacks + kStackSize * i;
     threads[i].stack_size = kStackSize;
@@ -165,13 +120,11 @@ bool run_block(uint3 index, dim3 grid, dim3 block, bool first_block) {
   blk.bdim = {block.x, block.y, block.z};
   blk.gdim = {grid.x, grid.y, grid.z};
   reset_worker(block);
-  forget_last_block(first_block);
+  hb_block();
   prepare_shared(first_block);
   for (unsigned i = 0; i < w.thread_count; ++i) start_thread(i, block);
-  hb_release(&w.start_order);
   switch_to(&w.host_stack_pointer, nullptr, pick(), false);
   self = nullptr;
-  if (w.failed || w.alive) order_abandoned_threads();
   if (w.failed) return false;
   if (w.alive) {
     describe_deadlock();

@@ -69,21 +69,10 @@ void settle(Mbarrier* m) {
 // Runs `work` as the copy engine, ordered after every issue so far.
 template <class F>
 void as_engine(F work) {
-#ifdef EMU_TSAN
-  Worker& w = *worker;
-  void* back = __tsan_get_current_fiber();
-  if (!w.engine_fiber) {
-    w.engine_fiber = __tsan_create_fiber(0);
-    __tsan_set_fiber_name(w.engine_fiber, "copy engine");
-  }
-  __tsan_switch_to_fiber(w.engine_fiber, kNoSynchronization);
-  __tsan_acquire(&w.start_order);
-  __tsan_acquire(&w.issue_order);
+  bool before = hb_engine(true);
+  hb_acquire(&worker->issue_order);
   work();
-  __tsan_switch_to_fiber(back, kNoSynchronization);
-#else
-  work();
-#endif
+  hb_engine(before);
 }
 
 // 16 bytes of the box's row `y` from element `x` on; what lies outside the tensor is zero.

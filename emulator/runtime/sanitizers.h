@@ -1,5 +1,5 @@
-// What the sanitizers must be told: switches of stacks, memory that is out of bounds, order between threads. The
-// emulator's own memory traffic must stay invisible to the race detector, so it is compiled without it.
+// What AddressSanitizer must be told: memory that is out of bounds. The emulator's own memory traffic must stay invisible to
+// the race detector, so it is compiled without it.
 #pragma once
 #include <cstddef>
 
@@ -9,23 +9,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#ifdef EMU_TSAN
-extern "C" {
-void* __tsan_get_current_fiber();
-void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
-void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-void __tsan_set_fiber_name(void* fiber, const char* name);
-void __tsan_acquire(void* object);
-void __tsan_release(void* object);
-void __tsan_read_range(void* address, unsigned long bytes);
-void __tsan_write_range(void* address, unsigned long bytes);
-}
-#endif
-
 namespace emu {
-
-constexpr unsigned kNoSynchronization = 1;  // __tsan_switch_to_fiber: a switch orders nothing
 
 #ifdef EMU_ASAN
 constexpr bool kHasAsan = true;
@@ -37,18 +21,14 @@ inline void poison(void*, size_t) {}
 inline void unpoison(void*, size_t) {}
 #endif
 
-#ifdef EMU_TSAN
-constexpr bool kHasTsan = true;
-inline void note_read(const void* address, size_t bytes) { __tsan_read_range(const_cast<void*>(address), bytes); }
-inline void note_write(void* address, size_t bytes) { __tsan_write_range(address, bytes); }
+#ifdef EMU_RACES
+constexpr bool kFindsRaces = true;
 #else
-constexpr bool kHasTsan = false;
-inline void note_read(const void*, size_t) {}
-inline void note_write(void*, size_t) {}
+constexpr bool kFindsRaces = false;
 #endif
 
-// The emulator handles faults itself, except where a sanitizer does.
-constexpr bool kCatchesFaults = !kHasAsan && !kHasTsan;
+// The emulator handles faults itself, except where AddressSanitizer does.
+constexpr bool kCatchesFaults = !kHasAsan;
 
 // A memset that no sanitizer intercepts.
 inline void raw_set(void* address, int value, size_t bytes) {

@@ -85,10 +85,7 @@ Thread* pick() {
 }
 
 void switch_to(void** save, Thread* from, Thread* to, bool dying) {
-  [[maybe_unused]] Worker& w = *worker;
-#ifdef EMU_TSAN
-  __tsan_switch_to_fiber(to ? to->tsan_fiber : w.host_fiber, kNoSynchronization);
-#endif
+  Worker& w = *worker;
 #ifdef EMU_ASAN
   void** fake = from ? &from->asan_fake_stack : &w.host_fake_stack;
   __sanitizer_start_switch_fiber(dying ? nullptr : fake, to ? to->stack : w.host_stack,
@@ -122,22 +119,6 @@ void poll_yield(Site site) {
   self->site = site;
   make_ready(self);
   block_self();
-}
-
-void hb_acquire(const void* object) {
-#ifdef EMU_TSAN
-  __tsan_acquire(const_cast<void*>(object));
-#else
-  (void)object;
-#endif
-}
-
-void hb_release(const void* object) {
-#ifdef EMU_TSAN
-  __tsan_release(const_cast<void*>(object));
-#else
-  (void)object;
-#endif
 }
 
 }  // namespace emu

@@ -30,7 +30,7 @@ constexpr unsigned char kPoisonByte = 0xff;   // NaN in every float type: shared
 
 enum : int { kCodeInvalidValue = 1, kCodeIllegalAddress = 700, kCodeLaunchFailed = 719 };
 
-// A barrier's happens-before objects are used in turn: with one, a thread that races ahead to the next barrier would
+// A named barrier's happens-before objects are used in turn: with one, a thread that races ahead to the next barrier would
 // be ordered before one that has yet to leave this one.
 struct Barrier {
   unsigned arrived = 0;
@@ -119,7 +119,6 @@ struct Worker {
 
   BulkCopy bulk[kMaxBulkCopies];
   unsigned bulk_count = 0;
-  void* engine_fiber = nullptr;
   int issue_order = 0;
   Thread* at_mbarrier[kMaxThreads];
   unsigned at_mbarrier_count = 0;
@@ -129,12 +128,9 @@ struct Worker {
   char message[2048];
 
   void* host_stack_pointer = nullptr;
-  void* host_fiber = nullptr;
   void* host_fake_stack = nullptr;
   const void* host_stack = nullptr;
   size_t host_stack_size = 0;
-  int start_order = 0;  // host before threads, and threads before host; never threads before threads
-  int end_order = 0;
 };
 
 extern __thread Worker* worker;

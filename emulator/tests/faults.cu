@@ -1,7 +1,8 @@
 // Planted faults: each kernel reverses 256 floats with one fault in it, which tests/emulator/faults.rs expects the
 // emulator's builds to notice.
 //
-//   in, out: float [n], n = 256; one block of 256 threads; block_race takes two, oob_dyn_write n floats of dynamic memory
+//   in, out: float [n], n = 256; one block of 256 threads; oob_dyn_write takes n floats of dynamic memory, block_race and
+//   fence_* two blocks, and fence_* n + 1 floats behind the output
 #include "device.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) ok_reverse(const float* in, float* out, int n) {
@@ -234,4 +235,94 @@ extern "C" __global__ void __launch_bounds__(256) spin_forever(const float* in, 
 extern "C" __global__ void __launch_bounds__(256) divide_by_zero(const float* in, float* out, int n) {
   const int divisor = n - 255 - (threadIdx.x == 200);
   out[threadIdx.x] = in[255 - threadIdx.x] + static_cast<float>(n / divisor) * 0.0f;
+}
+
+// ---- fences
+
+namespace {
+enum Fence { NONE, OF_BLOCK, OF_DEVICE };
+
+DEV void fence(Fence which) {
+  if (which == OF_BLOCK) __threadfence_block();
+  if (which == OF_DEVICE) __threadfence();
+}
+
+// Each block leaves half of the input behind the output; the one that is last to count stores all of it. The counter, behind
+// the halves, starts at its greatest value. `early`, `left` and `seen` are the
+// fences of all threads, before and after a part is left and after the last block is known, `before` and `after` those of
+// the thread that counts.
+struct Steps {
+  Fence early, left, before, after, seen;
+  bool barrier;
+};
+
+DEV void hand_over(const float* in, float* out, int n, Steps steps) {
+  SHARED(bool, last, [1]);
+  float* const parts = out + n;
+  fence(steps.early);
+  if (threadIdx.x / 128 == blockIdx.x) parts[threadIdx.x] = in[threadIdx.x];
+  fence(steps.left);
+  if (steps.barrier) __syncthreads();
+  if (threadIdx.x == 0) {
+    fence(steps.before);
+    last[0] = atomicAdd(reinterpret_cast<unsigned*>(parts + n), 1u) == 0;
+    fence(steps.after);
+  }
+  __syncthreads();
+  fence(steps.seen);
+  if (last[0]) out[threadIdx.x] = parts[255 - threadIdx.x];
+}
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) fence_right(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, NONE, OF_DEVICE, OF_DEVICE, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_by_all(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, OF_DEVICE, NONE, NONE, OF_DEVICE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_missing_before(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, NONE, NONE, OF_DEVICE, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_missing_after(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, NONE, OF_DEVICE, NONE, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_too_early(const float* in, float* out, int n) {
+  hand_over(in, out, n, {OF_DEVICE, NONE, NONE, OF_DEVICE, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_of_block_before(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, NONE, OF_BLOCK, OF_DEVICE, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_of_block_after(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, NONE, OF_DEVICE, OF_BLOCK, NONE, true});
+}
+extern "C" __global__ void __launch_bounds__(256) fence_without_barrier(const float* in, float* out, int n) {
+  hand_over(in, out, n, {NONE, OF_DEVICE, OF_DEVICE, OF_DEVICE, NONE, false});
+}
+
+// A flag inside a block: the fence of the block is enough, and one is needed on either side.
+namespace {
+DEV void raise_flag(const float* in, float* out, Fence before, Fence after) {
+  SHARED(float, s, [256]);
+  SHARED(unsigned, flag, [1]);
+  if (threadIdx.x == 0) flag[0] = 0;
+  __syncthreads();
+  if (threadIdx.x == 40) {
+    for (int i = 0; i < 256; ++i) s[i] = in[i];
+    fence(before);
+    atomicExch(flag, 1u);
+  }
+  const bool raised = atomicAdd(flag, 0u) == 1;
+  fence(after);
+  out[threadIdx.x] = raised ? s[255 - threadIdx.x] : in[255 - threadIdx.x];
+}
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) flag_right(const float* in, float* out, int n) {
+  raise_flag(in, out, OF_BLOCK, OF_BLOCK);
+}
+extern "C" __global__ void __launch_bounds__(256) flag_without_fences(const float* in, float* out, int n) {
+  raise_flag(in, out, NONE, NONE);
+}
+extern "C" __global__ void __launch_bounds__(256) flag_without_fence_after(const float* in, float* out, int n) {
+  raise_flag(in, out, OF_BLOCK, NONE);
 }

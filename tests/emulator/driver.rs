@@ -193,13 +193,21 @@ impl Context {
         answer(unsafe { sys::cuEventRecord(event, stream) }, ())
     }
 
+    pub fn wait_for_event(&self, event: CUevent) -> Answer {
+        // SAFETY: the driver checks the handle.
+        answer(unsafe { sys::cuEventSynchronize(event) }, ())
+    }
+
     pub fn wait_for(&self, stream: CUstream, event: CUevent) -> Answer {
         // SAFETY: the driver checks the handles.
         answer(unsafe { sys::cuStreamWaitEvent(stream, event, 0) }, ())
     }
 
     pub fn begin_capture(&self, stream: CUstream) -> Answer {
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.begin_capture_as(stream, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+    }
+
+    pub fn begin_capture_as(&self, stream: CUstream, mode: CUstreamCaptureMode) -> Answer {
         // SAFETY: the driver checks the handle.
         answer(unsafe { sys::cuStreamBeginCapture_v2(stream, mode) }, ())
     }

@@ -63,7 +63,7 @@ const BOUNDS: [(&str, &str); 6] = [
 ];
 
 /// What the race detector finds.
-const RACES: [&str; 12] = [
+const RACES: [&str; 20] = [
     "missing_sync_raw",
     "missing_sync_left",
     "missing_sync_war",
@@ -76,7 +76,18 @@ const RACES: [&str; 12] = [
     "race_global",
     "lost_update",
     "block_race",
+    "fence_missing_before",
+    "fence_missing_after",
+    "fence_too_early",
+    "fence_of_block_before",
+    "fence_of_block_after",
+    "fence_without_barrier",
+    "flag_without_fences",
+    "flag_without_fence_after",
 ];
+
+/// What it must not take for a race.
+const ORDERED: [&str; 4] = ["ok_reverse", "fence_right", "fence_by_all", "flag_right"];
 
 fn run(kernel: &str) -> Sign {
     let context = Context::new().unwrap();
@@ -84,9 +95,11 @@ fn run(kernel: &str) -> Sign {
     let answer = (|| -> Answer<Vec<f32>> {
         let function = context.function(context.module(b"EMU-MODULE faults\0")?, kernel)?;
         let bytes = 4 * usize::from(N);
-        let (input, output) = (context.allocate(bytes)?, context.allocate(bytes)?);
+        let hands_over = kernel.starts_with("fence_");
+        let room = if hands_over { 2 * bytes + 4 } else { bytes };
+        let (input, output) = (context.allocate(bytes)?, context.allocate(room)?);
         context.upload(input, &(1..=N).map(f32::from).collect::<Vec<_>>())?;
-        let grid = if kernel == "block_race" { 2 } else { 1 };
+        let grid = if hands_over || kernel == "block_race" { 2 } else { 1 };
         let mut shape = Shape::new(grid, u32::from(N));
         shape.shared = if kernel == "oob_dyn_write" { 4 * u32::from(N) } else { 0 };
         context.launch(function, shape, DEFAULT_STREAM, &[input, output, N.into()])?;
@@ -144,7 +157,9 @@ fn faults_of_bounds_are_noticed_by_the_sanitizers() {
 #[test]
 fn races_are_found_by_the_race_detector() {
     let race = Variant::build("race");
-    assert_eq!(race.run("faults::one", "ok_reverse"), (true, String::new()));
+    for kernel in ORDERED {
+        assert_eq!(race.run("faults::one", kernel), (true, String::new()), "{kernel}");
+    }
     for kernel in RACES {
         let (passed, output) = race.run("faults::one", kernel);
         assert!(!passed && output.contains("data race"), "{kernel}: {output}");

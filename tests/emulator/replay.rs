@@ -4,7 +4,9 @@ use cudarc::driver::sys::CUresult::{
     CUDA_ERROR_ILLEGAL_STATE, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
     CUDA_ERROR_STREAM_CAPTURE_UNJOINED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
 };
-use cudarc::driver::sys::{CUdeviceptr, CUfunction, CUstream, CUstreamCaptureStatus};
+use cudarc::driver::sys::{
+    CUdeviceptr, CUevent, CUfunction, CUstream, CUstreamCaptureMode, CUstreamCaptureStatus,
+};
 
 use crate::Turn;
 use crate::driver::{Answer, Context, DEFAULT_STREAM, Shape};
@@ -102,6 +104,65 @@ fn calls_that_cannot_be_captured_spoil_the_capture() {
     r.context.end_stream(ended).unwrap();
     assert!(r.context.allocate(16).is_ok(), "the capture went with its stream");
     assert_eq!(r.context.begin_capture(DEFAULT_STREAM), Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED));
+}
+
+#[test]
+fn what_a_capture_forbids_goes_by_its_mode_and_by_thread() {
+    use CUstreamCaptureMode::{
+        CU_STREAM_CAPTURE_MODE_GLOBAL as GLOBAL, CU_STREAM_CAPTURE_MODE_RELAXED as RELAXED,
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as THREAD_LOCAL,
+    };
+    /// A call, and in which modes it is refused to the thread that captures and to another one.
+    type Call = (
+        &'static str,
+        fn(&Context) -> Answer,
+        &'static [CUstreamCaptureMode],
+        &'static [CUstreamCaptureMode],
+    );
+    const CALLS: [Call; 6] = [
+        (
+            "wait for the context",
+            Context::synchronize,
+            &[GLOBAL, THREAD_LOCAL, RELAXED],
+            &[GLOBAL, THREAD_LOCAL, RELAXED],
+        ),
+        ("allocation", |c| c.allocate(16).map(|_| ()), &[GLOBAL, THREAD_LOCAL], &[GLOBAL]),
+        ("free", |c| c.free(0x10), &[GLOBAL, THREAD_LOCAL], &[GLOBAL]),
+        ("module", |c| c.module(b"EMU-MODULE faults\0").map(|_| ()), &[GLOBAL, THREAD_LOCAL], &[GLOBAL]),
+        ("wait for another stream", |c| c.wait(c.stream()?), &[GLOBAL, THREAD_LOCAL], &[GLOBAL]),
+        (
+            "wait for an event outside",
+            |c| outside(c).and_then(|e| c.wait_for_event(e)),
+            &[GLOBAL, THREAD_LOCAL],
+            &[GLOBAL],
+        ),
+    ];
+    fn outside(context: &Context) -> Answer<CUevent> {
+        let event = context.event()?;
+        context.record(event, context.stream()?)?;
+        Ok(event)
+    }
+    let _turn = Turn::new();
+    let r = Reverse::new();
+    for mode in [GLOBAL, THREAD_LOCAL, RELAXED] {
+        for (what, call, own, others) in CALLS {
+            let elsewhere = || std::thread::scope(|s| s.spawn(|| call(&Context::new()?)).join().unwrap());
+            let here = || call(&r.context);
+            for (by, refused) in [(&here as &dyn Fn() -> Answer, own), (&elsewhere, others)] {
+                r.context.begin_capture_as(r.stream, mode).unwrap();
+                let refused = refused.contains(&mode);
+                let answer = by();
+                let ended = r.context.end_capture(r.stream).map(|_| ());
+                if refused {
+                    assert_eq!(answer, Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), "{what}, {mode:?}");
+                    assert_eq!(ended, Err(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED), "{what}, {mode:?}");
+                } else {
+                    assert_ne!(answer, Err(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), "{what}, {mode:?}");
+                    assert_eq!(ended, Ok(()), "{what}, {mode:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
