@@ -113,26 +113,27 @@ DEV uint32_t narrow(float a, float b, uint8_t type) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// Stores are __stcg: nvcc cuts plain ones of 16 bytes into words where it joins branches.
 template <int LEN> DEV void store_f32(float* to, const float (&x)[LEN]) {
   if constexpr (LEN == 1) {
-    *to = x[0];
+    __stcg(to, x[0]);
   } else {
 #pragma unroll
     for (int i = 0; i < LEN; i += 4) {
-      *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+      __stcg(reinterpret_cast<float4*>(to + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
     }
   }
 }
 
 template <int LEN> DEV void store_16(uint16_t* to, const float (&x)[LEN], uint8_t type) {
   if constexpr (LEN == 1) {
-    *to = static_cast<uint16_t>(narrow(x[0], 0.0f, type));
+    __stcg(to, static_cast<uint16_t>(narrow(x[0], 0.0f, type)));
   } else {
     uint32_t pairs[LEN / 2];
 #pragma unroll
     for (int i = 0; i < LEN / 2; ++i) pairs[i] = narrow(x[2 * i], x[2 * i + 1], type);
-    if constexpr (LEN == 4) *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0], pairs[1]);
-    if constexpr (LEN == 8) *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    if constexpr (LEN == 4) __stcg(reinterpret_cast<uint2*>(to), make_uint2(pairs[0], pairs[1]));
+    if constexpr (LEN == 8) __stcg(reinterpret_cast<uint4*>(to), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
   }
 }
 
@@ -176,7 +177,7 @@ template <class V> DEV void convert(const EmbeddingLookup& lookup, size_t at, ty
 }
 template <template <int> class V, class Raw> DEV void put(const EmbeddingLookup& lookup, size_t at, Raw raw) {
   if (lookup.table_type == lookup.output_type) {
-    static_cast<Raw*>(lookup.output)[at] = raw;
+    __stcg(static_cast<Raw*>(lookup.output) + at, raw);
   } else if (lookup.table_type == F32) {
     if constexpr (sizeof(Raw) != 2) convert<V<F32>>(lookup, at, raw);
   } else if constexpr (sizeof(Raw) != 4) {
@@ -202,15 +203,14 @@ DEV void gather(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsi
     Raw raw[GATHER_ROUNDS];
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {
-      // Behind the last vector, the first row's id again: all loads can be under way at once.
-      const unsigned long long row = row_of(__ldg(lookup.ids + (place.row < rows ? place.row : 0)));
+      const unsigned long long row = place.row < rows ? row_of(__ldg(lookup.ids + place.row)) : REFUSED;
       from[i] = row == REFUSED ? REFUSED : row * vectors + place.column;
       place.advance(step, vectors);
     }
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {
       raw[i] = Raw{};
-      if ((first + i * threads < total) & (from[i] != REFUSED)) raw[i] = __ldg(table + from[i]);
+      if (from[i] != REFUSED) raw[i] = __ldg(table + from[i]);
     }
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {

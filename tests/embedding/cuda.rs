@@ -262,22 +262,112 @@ fn the_least_stage_is_reported() {
     jobs[0].check(&stream);
 }
 
-/// Offsets and counts that no caller should send read and write nothing out of bounds.
+/// Offsets that no caller should send: what ends behind the ids is cut off, what ends before it starts is empty, and
+/// memory behind the ids is not read though it is there.
 #[test]
 fn wrong_offsets_stay_in_bounds() {
     let Some(device) = device::device() else { return };
     let stream = device.stream().unwrap();
-    let case = Case::bags(&[2, 3], 3, 8, (Pooling::Sum, true), None);
-    for offsets in [[0, 5, u64::MAX], [u64::MAX, 0, 5], [9, 7, 1 << 40], [5, 5, 6], [5, 0, 5]] {
-        let job = Job::new(&stream, &case, Layout { shift: 4, ..PLAIN }, 0);
-        stream.upload_to(&offsets, &job.lookup.bags.as_ref().unwrap().offsets).unwrap();
-        run(&stream, std::slice::from_ref(&job));
-        job.output(&stream);
+    for case in Case::all_bags(&[2, 43], 3, 8, None) {
+        let ids = case.ids.len();
+        for offsets in [
+            [0, 45, u64::MAX],
+            [u64::MAX, 0, 45],
+            [90, 70, 1 << 40],
+            [45, 45, 46],
+            [45, 0, 45],
+            [3, 44, 43],
+            [0, 1 << 63, 9],
+            [u64::MAX - 3, u64::MAX, u64::MAX - 7],
+        ] {
+            let mut job = Job::new(&stream, &case, Layout { shift: 4, ..PLAIN }, 0);
+            let longer = [case.ids.clone(), vec![1; 64]].concat();
+            job.lookup.ids = stream.upload("ids", &longer).unwrap().part(0..ids).unwrap();
+            stream.upload_to(&offsets, &job.lookup.bags.as_ref().unwrap().offsets).unwrap();
+            assert_eq!(run(&stream, std::slice::from_ref(&job)), u64::MAX);
+            let what = format!("{}, offsets {offsets:?}", job.what());
+            for (at, found) in job.output(&stream).chunks(8).enumerate() {
+                let [start, end] = [at, at + 1].map(|at| usize::try_from(offsets[at]).unwrap().min(ids));
+                let bag = start..end.max(start);
+                let mut one = Case { ids: case.ids[bag.clone()].to_vec(), ..case.clone() };
+                let bags = one.bags.as_mut().unwrap();
+                bags.offsets = vec![0, bag.len()];
+                bags.weights = bags.weights.as_ref().map(|weights| weights[bag].to_vec());
+                let expected = on_cpu(&one, &Tables::new(&case).get(Precision::F32), Isa::best()).unwrap();
+                assert_bits(&format!("{what}, bag {at}"), found, &expected, &[8]);
+            }
+        }
     }
-    let mut job = Job::new(&stream, &case, Layout { shift: 4, ..PLAIN }, 0);
-    job.lookup.items = Rows::new(2, stream.upload("count", &[u32::MAX]).unwrap()).unwrap();
-    run(&stream, std::slice::from_ref(&job));
-    job.check(&stream);
+}
+
+/// A count beyond the room is the room.
+#[test]
+fn counts_beyond_the_room() {
+    let Some(device) = device::device() else { return };
+    let stream = device.stream().unwrap();
+    for width in [3, 8] {
+        let mut list =
+            vec![Case::gather("gather", width, Random::new(4).values(7 * width), random_ids(40, 7))];
+        list.extend(Case::all_bags(&[2; 40], 7, width, None));
+        for case in &list {
+            for count in [41, 1 << 10, u32::MAX] {
+                let mut job = Job::new(&stream, case, Layout { shift: 4, ..PLAIN }, 0);
+                job.lookup.items = Rows::new(40, stream.upload("count", &[count]).unwrap()).unwrap();
+                assert_eq!(run(&stream, std::slice::from_ref(&job)), u64::MAX);
+                job.check(&stream);
+            }
+        }
+    }
+}
+
+/// More entries than a small card takes in one turn, and ids refused in any turn: the least entry is named.
+#[test]
+fn entries_of_later_turns() {
+    let Some(device) = device::device_with(1) else { return };
+    let stream = device.stream().unwrap();
+    let multiprocessors = device.info().multiprocessors as usize;
+    // What a turn of `embedding.cu` takes, of rows that are one vector and of rows of three.
+    for (bags, turn) in [(false, 32 * 1024 * multiprocessors), (true, 32 * 128 * multiprocessors)] {
+        for width in [1, 3] {
+            let items = 2 * turn / width + 70;
+            let case = if bags {
+                Case::bags(&vec![1; items], 40, width, (Pooling::Mean, false), None)
+            } else {
+                let table = Random::new(21).values(40 * width);
+                Case::gather("later turns", width, table, random_ids(items, 40))
+            };
+            let job = Job::new(&stream, &case, Layout { spare: 5, ..PLAIN }, 2);
+            assert_eq!(run(&stream, std::slice::from_ref(&job)), u64::MAX);
+            job.check(&stream);
+            let mut ids = case.ids.clone();
+            for at in [items - 1, turn / width + 9] {
+                ids[at] = -7;
+                stream.upload_to(&ids, &job.lookup.ids.part(0..items).unwrap()).unwrap();
+                assert_eq!(run(&stream, std::slice::from_ref(&job)), fault_of(2, at as u64));
+            }
+        }
+    }
+}
+
+/// Bags of many groups of ids: sums in order, and the entry of an id that is refused, wherever in the bag it is.
+#[test]
+fn long_bags() {
+    let Some(device) = device::device() else { return };
+    let stream = device.stream().unwrap();
+    for width in [3, 8] {
+        for case in Case::all_bags(&[700, 1, 517], 50, width, Some(2)) {
+            let job = Job::new(&stream, &case, Layout { spare: 2, ..PLAIN }, 6);
+            assert_eq!(run(&stream, std::slice::from_ref(&job)), u64::MAX);
+            job.check(&stream);
+            let last = case.ids.len() - 1;
+            for (at, bag) in [(last, 2), (702, 2), (701, 2), (700, 1), (699, 0), (396, 0), (8, 0), (0, 0)] {
+                let mut ids = case.ids.clone();
+                ids[at] = 50;
+                stream.upload_to(&ids, &job.lookup.ids).unwrap();
+                assert_eq!(run(&stream, std::slice::from_ref(&job)), fault_of(6, bag), "id {at}");
+            }
+        }
+    }
 }
 
 /// A recorded graph serves other ids, weights and numbers of entries.
