@@ -41,8 +41,9 @@ fn cases() -> Vec<Case> {
     let mut rows = Vec::new();
     for exponent in -149..128 {
         let largest = ((1.0 + f64::from(random.value().abs()) / 2.0) * f64::from(exponent).exp2()) as f32;
+        let place = random.below(44);
         rows.extend((0..44).map(|i| match i {
-            17 => largest,
+            i if i == place => largest,
             _ => largest * random.value() * (-(random.below(160) as f32)).exp2(),
         }));
     }
@@ -189,8 +190,9 @@ mod cuda {
                 for place in [0, dim / 2, dim - 1] {
                     let mut rows = Random::new(5).values(40 * dim);
                     for row in [17, 38] {
-                        rows[row * dim..(row + 1) * dim].fill(0.0);
-                        rows[row * dim + place] = value;
+                        let row = &mut rows[row * dim..(row + 1) * dim];
+                        row.fill(if value == 0.0 { 0.0 } else { 1.0 });
+                        row[place] = value;
                     }
                     let (found, fault) = run(&device, dim, &rows, 7);
                     assert_eq!(fault, fault_of(7, 17), "{value} at {place} in rows of {dim}");

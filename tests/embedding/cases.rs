@@ -81,11 +81,18 @@ pub fn random_ids(count: usize, rows: usize) -> Vec<i64> {
     (0..count).map(|_| i64::try_from(random.below(rows)).unwrap()).collect()
 }
 
-/// Lookups that are not refused.
+/// Lookups that are not refused, by what they look for.
 pub fn cases() -> Vec<Case> {
+    [widths(), batches(), empty_bags(), unknown_ids(), special_values()].concat()
+}
+
+fn values(len: usize) -> Vec<f32> {
+    Random::new(21).values(len)
+}
+
+/// Rows that do not fill a vector, of either element size; that fill some; that do so without filling a block.
+pub fn widths() -> Vec<Case> {
     let mut cases = Vec::new();
-    let values = |len| Random::new(21).values(len);
-    // Rows that do not fill a vector, of either element size; that fill some; that do so without filling a block.
     for width in (1..=9).chain([15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 128, 256, 257, 300, 1024]) {
         cases.push(Case::gather(
             format!("gather, width {width}"),
@@ -95,7 +102,12 @@ pub fn cases() -> Vec<Case> {
         ));
         cases.extend(Case::all_bags(&[2, 0, 5, 9], 6, width, None));
     }
-    // Tasks of a batch, rows of a tile: the last must be there, and no others touched.
+    cases
+}
+
+/// Tasks of a batch, rows of a tile: the last must be there, and no others touched.
+pub fn batches() -> Vec<Case> {
+    let mut cases = Vec::new();
     for items in [0, 1, 2, 7, 63, 64, 65, 127, 129, 255, 256, 257, 5000] {
         cases.push(Case::gather(format!("gather, {items} ids"), 24, values(24_000), random_ids(items, 1000)));
         cases.extend(Case::all_bags(&vec![1; items.min(1000)], 40, 12, Some(2)).take(2));
@@ -104,7 +116,12 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::gather(format!("gather, {items} ids"), 1, values(50), random_ids(items, 50)));
         cases.push(Case::bags(&vec![1; items], 40, 4, (Pooling::Sum, false), None));
     }
-    // Bags that are empty, of one id, or hold only padding, at every place in the batch; ids read together.
+    cases
+}
+
+/// Bags that are empty, of one id, or hold only padding, at every place in the batch; ids read together.
+pub fn empty_bags() -> Vec<Case> {
+    let mut cases = Vec::new();
     for padding_id in [None, Some(2), Some(-1)] {
         for lengths in
             [&[][..], &[0], &[0, 0, 0], &[1], &[0, 3, 0, 0, 7, 1, 0], &[200, 0, 31], &[7, 8, 9, 15, 16, 17]]
@@ -125,7 +142,12 @@ pub fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
-    // Ids outside the table that read another row: any i64, at every place of the ids that are read together.
+    cases
+}
+
+/// Ids outside the table that read another row: any i64, at every place of the ids that are read together.
+pub fn unknown_ids() -> Vec<Case> {
+    let mut cases = Vec::new();
     for id in [3, -1, i64::MAX, i64::MIN, 1 << 32, -(1 << 32) + 1] {
         for place in [0, 4, 7, 8] {
             let unknown = UnknownId::Row(place % 3);
@@ -146,7 +168,12 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
-    // Values that a maximum must not start from, that a sum must not lose, and that no comparison holds for.
+    cases
+}
+
+/// Values that a maximum must not start from, that a sum must not lose, and that no comparison holds for.
+pub fn special_values() -> Vec<Case> {
+    let mut cases = Vec::new();
     let special =
         [-3.0, f32::NAN, -0.0, 0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -1e-7, 65_519.0, 3.3e38];
     for width in [1, 5, 8] {
