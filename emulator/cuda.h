@@ -115,6 +115,10 @@ template <class T>
 T __ldcs(const T* p) {
   return *p;
 }
+template <class T>
+void __stcg(T* p, T value) {
+  *p = value;
+}
 inline long long clock64() {
   static __thread long long ticks;
   return ++ticks;

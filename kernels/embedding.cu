@@ -13,9 +13,16 @@
 //   fault:   u64 [1]; (stage, row of the output) of the least row with an id that is refused
 // If `vector` is set, table and output are 16-byte aligned and rows of the table are whole numbers of 16 bytes.
 //
-// Grid: the sum of the lookups' `blocks` in x, any number at least 1 each; a block works on one lookup, in tiles that are
-// `blocks` apart. A thread makes vectors of 16 bytes of the table (`vector`) or single elements: four rows' at a time in a
-// gather, one bag's over groups of eight ids in a pool. Block: 256 threads. Shared memory: none.
+// Grid: the sum of the lookups' `blocks` in x, any number at least 1 each; a block works on one lookup. A thread makes
+// vectors of 16 bytes of the table (`vector`) or single elements, each as far behind the one before as the lookup has
+// threads. Block: 256 threads for gathers, 128 for bags. Shared memory: none.
+//
+// What limits both is how many bytes are on their way: memory of bandwidth B and latency L is busy when each of M
+// multiprocessors has asked for B * L / M bytes (Little's law). A thread of a gather has GATHER_ROUNDS rows' vectors under
+// way for about half of its time, since it reads their ids first; a thread of a bag has POOL_ROUNDS, and the ids of the
+// next rows with them. So threads of a multiprocessor * rounds * 16 bytes, halved for gathers, has to be well above
+// B * L / M: more rounds cost registers, and registers threads. The sums of a bag are one chain, however long it is: with
+// fewer vectors of bags than the card has threads, the launch takes the longest bag's rows, POOL_ROUNDS at a time, times L.
 //
 // Sums are f32, in the order of the ids, from +0, with fused multiply-add (a weight of 1 makes it an addition); a mean is
 // divided by the number of its ids, rounded to f32 once. A maximum is NaN if a value is. A 16-bit output is the f32
@@ -24,9 +31,11 @@
 // Ids equal to the padding id do not count; a bag without others gives zeros. Other ids outside the table, as u64, read
 // `unknown_row`; if that is ~0 they are reported and count as padding (in a gather: give zeros). No rows: nothing is
 // done. The launch code checks every length, the width (1 to 2^31) and unknown_row; the offsets and the count come from
-// the caller, who must have checked them to get the bags that he means: here they are only kept in bounds.
-#include "device.cuh"
+// the caller, who must have checked them to get the bags that he means: here they are only kept in bounds, and a bag whose
+// offsets descend is empty.
 #include "fault.cuh"
+#include "rows.cuh"
+#include "values.cuh"
 
 struct EmbeddingLookup {
   const void* table;
@@ -62,9 +71,8 @@ struct EmbeddingArgs {
 static_assert(sizeof(EmbeddingArgs) == 1680, "as in src/cuda/embedding.rs");
 
 namespace {
-constexpr int THREADS = 256;
-constexpr int GATHER_ROUNDS = 4;  // loads of a thread in flight
-constexpr int POOL_ROUNDS = 8;
+constexpr int GATHER_THREADS = 256, POOL_THREADS = 128;
+constexpr int GATHER_ROUNDS = 4, POOL_ROUNDS = 8;  // loads of a thread in flight
 constexpr unsigned long long REFUSED = ~0ull;
 enum : uint8_t { F32, F16, BF16 };
 enum : uint8_t { SUM, MEAN, MAX };
@@ -105,26 +113,27 @@ DEV uint32_t narrow(float a, float b, uint8_t type) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// Stores are __stcg: nvcc cuts plain ones of 16 bytes into words where it joins branches.
 template <int LEN> DEV void store_f32(float* to, const float (&x)[LEN]) {
   if constexpr (LEN == 1) {
-    *to = x[0];
+    __stcg(to, x[0]);
   } else {
 #pragma unroll
     for (int i = 0; i < LEN; i += 4) {
-      *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+      __stcg(reinterpret_cast<float4*>(to + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
     }
   }
 }
 
 template <int LEN> DEV void store_16(uint16_t* to, const float (&x)[LEN], uint8_t type) {
   if constexpr (LEN == 1) {
-    *to = static_cast<uint16_t>(narrow(x[0], 0.0f, type));
+    __stcg(to, static_cast<uint16_t>(narrow(x[0], 0.0f, type)));
   } else {
     uint32_t pairs[LEN / 2];
 #pragma unroll
     for (int i = 0; i < LEN / 2; ++i) pairs[i] = narrow(x[2 * i], x[2 * i + 1], type);
-    if constexpr (LEN == 4) *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0], pairs[1]);
-    if constexpr (LEN == 8) *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    if constexpr (LEN == 4) __stcg(reinterpret_cast<uint2*>(to), make_uint2(pairs[0], pairs[1]));
+    if constexpr (LEN == 8) __stcg(reinterpret_cast<uint4*>(to), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
   }
 }
 
@@ -138,7 +147,7 @@ template <int LEN> DEV void store(const EmbeddingLookup& lookup, size_t at, cons
 }
 
 // which row of the table an id reads; a negative id is beyond every table as u64
-struct Rows {
+struct Resolver {
   unsigned long long table_rows, unknown_row;
   DEV unsigned long long operator()(long long id) const {  // or REFUSED
     const unsigned long long row = static_cast<unsigned long long>(id);
@@ -146,49 +155,79 @@ struct Rows {
   }
 };
 
-// the row of a vector that is `distance` behind (row, column), and its column
+// a vector of the output, of `vectors` in a row
 struct Place {
   size_t row;
   uint32_t column;
+  DEV Place(size_t at, uint32_t vectors)
+      : row(quotient(at, vectors)), column(static_cast<uint32_t>(at - row * vectors)) {}
+  DEV void advance(const Place& by, uint32_t vectors) {
+    const uint32_t sum = column + by.column;  // below 2^32, as a row is at most 2^31 wide
+    const bool carry = sum >= vectors;
+    row += by.row + carry;
+    column = carry ? sum - vectors : sum;
+  }
 };
-DEV Place advance(const Place& from, uint32_t distance, uint32_t vectors) {
-  const uint32_t at = from.column + distance;
-  return {from.row + at / vectors, at % vectors};
+
+// writes vector `at` of the output from what was read of the table
+template <class V> DEV void convert(const EmbeddingLookup& lookup, size_t at, typename V::Raw raw) {
+  float x[V::LEN];
+  V::unpack(raw, x);
+  store(lookup, at * V::LEN, x);
+}
+template <template <int> class V, class Raw> DEV void put(const EmbeddingLookup& lookup, size_t at, Raw raw) {
+  if (lookup.table_type == lookup.output_type) {
+    __stcg(static_cast<Raw*>(lookup.output) + at, raw);
+  } else if (lookup.table_type == F32) {
+    if constexpr (sizeof(Raw) != 2) convert<V<F32>>(lookup, at, raw);
+  } else if constexpr (sizeof(Raw) != 4) {
+    if (lookup.table_type == F16) {
+      convert<V<F16>>(lookup, at, raw);
+    } else {
+      convert<V<BF16>>(lookup, at, raw);
+    }
+  }
 }
 
-template <class V>
+template <template <int> class V, class Raw>
 DEV void gather(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
-  using Raw = typename V::Raw;
-  const uint32_t vectors = lookup.width / V::LEN;
-  const size_t total = rows * vectors, tile = THREADS * GATHER_ROUNDS;
+  const uint32_t vectors = lookup.vector ? lookup.width / (lookup.table_type == F32 ? 4 : 8) : lookup.width;
+  const size_t total = rows * vectors, threads = static_cast<size_t>(lookup.blocks) * GATHER_THREADS;
+  const size_t thread = static_cast<size_t>(block) * GATHER_THREADS + threadIdx.x;
   const Raw* const table = static_cast<const Raw*>(lookup.table);
-  const Rows row_of = {lookup.table_rows, lookup.unknown_row};
-  const long long* const ids = lookup.ids;
-  for (size_t first = block * tile; first < total; first += lookup.blocks * tile) {
-    const Place start = {first / vectors, static_cast<uint32_t>(first % vectors)};
-    Place places[GATHER_ROUNDS];
-    unsigned long long from[GATHER_ROUNDS];
+  const Resolver row_of = {lookup.table_rows, lookup.unknown_row};
+  const Place step(threads, vectors);
+  Place place(thread, vectors);
+  for (size_t first = thread; first < total; first += GATHER_ROUNDS * threads) {
+    unsigned long long from[GATHER_ROUNDS];  // vectors of the table
     Raw raw[GATHER_ROUNDS];
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {
-      places[i] = advance(start, i * THREADS + threadIdx.x, vectors);
-      // Behind the last row, the tile's first id again: there is one, and all loads can be under way at once.
-      from[i] = row_of(__ldg(ids + (places[i].row < rows ? places[i].row : start.row)));
+      const unsigned long long row = place.row < rows ? row_of(__ldg(lookup.ids + place.row)) : REFUSED;
+      from[i] = row == REFUSED ? REFUSED : row * vectors + place.column;
+      place.advance(step, vectors);
     }
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {
       raw[i] = Raw{};
-      if ((places[i].row < rows) & (from[i] != REFUSED)) raw[i] = __ldg(table + from[i] * vectors + places[i].column);
+      if (from[i] != REFUSED) raw[i] = __ldg(table + from[i]);
     }
 #pragma unroll
     for (int i = 0; i < GATHER_ROUNDS; ++i) {
-      if (places[i].row >= rows) continue;
-      float x[V::LEN];
-      V::unpack(raw[i], x);
-      store(lookup, (places[i].row * vectors + places[i].column) * V::LEN, x);
-      if (from[i] == REFUSED && places[i].column == 0) report_fault(fault, lookup.stage, places[i].row);
+      const size_t at = first + i * threads;
+      if (at >= total) break;
+      put<V>(lookup, at, raw[i]);
+      if (from[i] != REFUSED) continue;
+      const Place refused(at, vectors);
+      if (refused.column == 0) report_fault(fault, lookup.stage, refused.row);
     }
   }
+}
+
+// how many of a bag's ids the group that starts at `at` has
+DEV uint32_t group_at(size_t at, size_t end) {
+  if (at >= end) return 0;
+  return end - at < POOL_ROUNDS ? static_cast<uint32_t>(end - at) : POOL_ROUNDS;
 }
 
 // a or b, whichever is larger; NaN where either is
@@ -199,11 +238,7 @@ DEV void pool_vector(const EmbeddingLookup& lookup, const Place& to, unsigned lo
   using Raw = typename V::Raw;
   const uint32_t vectors = lookup.width / V::LEN;
   const Raw* const table = static_cast<const Raw*>(lookup.table) + to.column;
-  const long long* const ids = lookup.ids;
-  const float* const weights = lookup.weights;
-  const Rows row_of = {lookup.table_rows, lookup.unknown_row};
-  const long long padding_id = lookup.padding_id;
-  const bool padded = lookup.padded;
+  const Resolver row_of = {lookup.table_rows, lookup.unknown_row};
   const size_t first = lookup.offsets[to.row], last = lookup.offsets[to.row + 1];
   const size_t end = last < lookup.ids_len ? last : lookup.ids_len;
   float pooled[V::LEN];
@@ -211,31 +246,42 @@ DEV void pool_vector(const EmbeddingLookup& lookup, const Place& to, unsigned lo
   for (float& x : pooled) x = MAXIMUM ? -INFINITY : 0.0f;
   size_t counted = 0;
   bool refused = false;
-  for (size_t at = first; at < end; at += POOL_ROUNDS) {
-    long long id[POOL_ROUNDS];
-    float weight[POOL_ROUNDS];
-    bool counts[POOL_ROUNDS];
+  long long id[POOL_ROUNDS];
+  uint32_t group = group_at(first, end);
+#pragma unroll
+  for (int i = 0; i < POOL_ROUNDS; ++i) {
+    if (i < group) id[i] = __ldg(lookup.ids + first + i);
+  }
+  for (size_t at = first; group > 0; at += POOL_ROUNDS) {
+    uint32_t counts = 0;  // a bit for each of the group
     Raw raw[POOL_ROUNDS];
 #pragma unroll
-    for (int i = 0; i < POOL_ROUNDS; ++i) id[i] = __ldg(ids + (i < end - at ? at + i : at));
-#pragma unroll
     for (int i = 0; i < POOL_ROUNDS; ++i) {
+      if (i >= group || (lookup.padded && id[i] == lookup.padding_id)) continue;
       const unsigned long long row = row_of(id[i]);
-      const bool asked = (i < end - at) & !(padded & (id[i] == padding_id));
-      counts[i] = asked & (row != REFUSED);
-      refused |= asked & (row == REFUSED);
-      if (counts[i]) raw[i] = __ldg(table + row * vectors);
+      if (row == REFUSED) {
+        refused = true;
+      } else {
+        raw[i] = __ldg(table + row * vectors);
+        counts |= 1u << i;
+      }
     }
-#pragma unroll
-    for (int i = 0; i < POOL_ROUNDS; ++i) weight[i] = 1.0f;
-    if (!MAXIMUM && weights != nullptr) {
-#pragma unroll
-      for (int i = 0; i < POOL_ROUNDS; ++i) weight[i] = __ldg(weights + (i < end - at ? at + i : at));
-    }
+    float weight[POOL_ROUNDS];
 #pragma unroll
     for (int i = 0; i < POOL_ROUNDS; ++i) {
-      if (!counts[i]) continue;
-      ++counted;
+      weight[i] = 1.0f;
+      if (!MAXIMUM && lookup.weights != nullptr && i < group) weight[i] = __ldg(lookup.weights + at + i);
+    }
+    // The next ids, while these rows are under way.
+    group = group_at(at + POOL_ROUNDS, end);
+#pragma unroll
+    for (int i = 0; i < POOL_ROUNDS; ++i) {
+      if (i < group) id[i] = __ldg(lookup.ids + at + POOL_ROUNDS + i);
+    }
+    counted += __popc(counts);
+#pragma unroll
+    for (int i = 0; i < POOL_ROUNDS; ++i) {
+      if ((counts >> i & 1) == 0) continue;
       float x[V::LEN];
       V::unpack(raw[i], x);
 #pragma unroll
@@ -259,42 +305,55 @@ DEV void pool_vector(const EmbeddingLookup& lookup, const Place& to, unsigned lo
 template <class V, bool MAXIMUM>
 DEV void pool(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
   const uint32_t vectors = lookup.width / V::LEN;
-  const size_t total = rows * vectors, tile = THREADS;
-  for (size_t first = block * tile; first < total; first += lookup.blocks * tile) {
-    const Place start = {first / vectors, static_cast<uint32_t>(first % vectors)};
-    const Place to = advance(start, threadIdx.x, vectors);
-    if (to.row < rows) pool_vector<V, MAXIMUM>(lookup, to, fault);
-  }
+  const Place step(static_cast<size_t>(lookup.blocks) * POOL_THREADS, vectors);
+  Place place(static_cast<size_t>(block) * POOL_THREADS + threadIdx.x, vectors);
+  for (; place.row < rows; place.advance(step, vectors)) pool_vector<V, MAXIMUM>(lookup, place, fault);
 }
 
-template <class V> DEV void look_up(const EmbeddingLookup& lookup, uint32_t block, unsigned long long* fault) {
-  const uint32_t count = *lookup.count, rows = count < lookup.most ? count : lookup.most;
-  if (lookup.offsets == nullptr) {
-    gather<V>(lookup, rows, block, fault);
-  } else if (lookup.pooling == MAX) {
+template <class V>
+DEV void pool(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
+  if (lookup.pooling == MAX) {
     pool<V, true>(lookup, rows, block, fault);
   } else {
     pool<V, false>(lookup, rows, block, fault);
   }
 }
 
-template <int TYPE> DEV void look_up_as(const EmbeddingLookup& lookup, uint32_t block, unsigned long long* fault) {
-  if (lookup.vector) {
-    look_up<Vector<TYPE>>(lookup, block, fault);
-  } else {
-    look_up<Scalar<TYPE>>(lookup, block, fault);
+template <template <int> class V>
+DEV void pool(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
+  switch (lookup.table_type) {
+    case F32: return pool<V<F32>>(lookup, rows, block, fault);
+    case F16: return pool<V<F16>>(lookup, rows, block, fault);
+    default: return pool<V<BF16>>(lookup, rows, block, fault);
   }
+}
+
+// the lookup that this block works on
+DEV const EmbeddingLookup& own_lookup(const EmbeddingArgs& args) {
+  uint32_t i = 0;
+  while (i + 1 < args.lookup_count && blockIdx.x >= args.lookups[i + 1].first_block) ++i;
+  return args.lookups[i];
 }
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256) embedding_lookup(const EmbeddingArgs args) {
-  uint32_t i = 0;
-  while (i + 1 < args.lookup_count && blockIdx.x >= args.lookups[i + 1].first_block) ++i;
-  const EmbeddingLookup& lookup = args.lookups[i];
-  const uint32_t block = blockIdx.x - lookup.first_block;
-  switch (lookup.table_type) {
-    case F32: return look_up_as<F32>(lookup, block, args.fault);
-    case F16: return look_up_as<F16>(lookup, block, args.fault);
-    default: return look_up_as<BF16>(lookup, block, args.fault);
+extern "C" __global__ void __launch_bounds__(256, 5) embedding_gather(const EmbeddingArgs args) {
+  const EmbeddingLookup& lookup = own_lookup(args);
+  const uint32_t rows = rows_of(lookup.count, lookup.most), block = blockIdx.x - lookup.first_block;
+  if (lookup.vector) {
+    gather<Vector, uint4>(lookup, rows, block, args.fault);
+  } else if (lookup.table_type == F32) {
+    gather<Scalar, uint32_t>(lookup, rows, block, args.fault);
+  } else {
+    gather<Scalar, uint16_t>(lookup, rows, block, args.fault);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(128) embedding_bags(const EmbeddingArgs args) {
+  const EmbeddingLookup& lookup = own_lookup(args);
+  const uint32_t rows = rows_of(lookup.count, lookup.most), block = blockIdx.x - lookup.first_block;
+  if (lookup.vector) {
+    pool<Vector>(lookup, rows, block, args.fault);
+  } else {
+    pool<Scalar>(lookup, rows, block, args.fault);
   }
 }

@@ -7,35 +7,76 @@
 #pragma once
 #include "device.cuh"
 
-// 2^-e for the e with 2^e <= x < 2^(e+1); x is positive and finite, so the result is a normal double.
-DEV double power_of_two_below_reciprocal(float x) {
-  const long long biased = __double_as_longlong(static_cast<double>(x)) >> 52;
-  return __longlong_as_double((2 * 1023 - biased) << 52);
+// Multiplies by 2^-e for the e with 2^e <= largest < 2^(e+1), rounding once; largest is positive and finite, nothing that
+// is multiplied larger. 2^-e may be beyond f32: it is the product of two factors, and of one, which is where a small
+// element may be rounded, unless the row is so small that both only make it larger.
+struct Scale {
+  float first, second;
+  explicit DEV Scale(float largest) {
+    const long long biased = __double_as_longlong(static_cast<double>(largest)) >> 52;
+    const double reciprocal = __longlong_as_double((2 * 1023 - biased) << 52);
+    const bool small = reciprocal > 0x1p64;
+    first = small ? 0x1p64f : __double2float_rn(reciprocal);
+    second = small ? __double2float_rn(reciprocal * 0x1p-64) : 1.0f;
+  }
+  DEV float operator()(float x) const { return __fmul_rn(__fmul_rn(x, first), second); }
+};
+
+// Calls take with the elements of row: [dim] that are this lane's in passes where order does not matter: 16 bytes at a
+// time if the row is `vector`, starting and ending at multiples of 16 bytes.
+template <class F> DEV void read_row(const float* row, uint32_t dim, bool vector, F take) {
+  const uint32_t lane = threadIdx.x % 32;
+  if (vector) {
+#pragma unroll 4
+    for (uint32_t i = lane; i < dim / 4; i += 32) {
+      const float4 x = reinterpret_cast<const float4*>(row)[i];
+      take(x.x), take(x.y), take(x.z), take(x.w);
+    }
+  } else {
+#pragma unroll 4
+    for (uint32_t i = lane; i < dim; i += 32) take(row[i]);
+  }
+}
+
+// Puts change(x) in the place of those elements.
+template <class F> DEV void change_row(float* row, uint32_t dim, bool vector, F change) {
+  const uint32_t lane = threadIdx.x % 32;
+  if (vector) {
+#pragma unroll 1  // the row is in the cache, and more would cost registers
+    for (uint32_t i = lane; i < dim / 4; i += 32) {
+      float4& to = reinterpret_cast<float4*>(row)[i];
+      const float4 x = to;
+      to = make_float4(change(x.x), change(x.y), change(x.z), change(x.w));
+    }
+  } else {
+#pragma unroll 1
+    for (uint32_t i = lane; i < dim; i += 32) row[i] = change(row[i]);
+  }
 }
 
 // Normalises row: [dim] in place. A row that is all zeros or holds NaN or an infinity stays as it is; the answer, the
-// same in every lane, is whether the row was normalised. All 32 lanes call it.
+// same in every lane, is whether the row was normalised. All 32 lanes call it; which lane writes what is not said, so
+// __syncwarp comes before other lanes read the row.
 DEV bool normalize_row(float* row, uint32_t dim) {
   constexpr unsigned FULL = 0xffffffffu;
-  const uint32_t lane = threadIdx.x % 32;
+  const bool vector = (reinterpret_cast<uintptr_t>(row) | dim * sizeof(float)) % 16 == 0;
   float largest = 0.0f;
   int finite = 1;
-  for (uint32_t i = lane; i < dim; i += 32) {
-    const float x = fabsf(row[i]);
-    finite &= x < INFINITY;
-    largest = fmaxf(largest, x);
-  }
+  read_row(row, dim, vector, [&](float x) {
+    finite &= fabsf(x) < INFINITY;
+    largest = fmaxf(largest, fabsf(x));
+  });
   finite = __all_sync(FULL, finite);
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, distance));
   }
   if (!finite || largest == 0.0f) return false;
-  const double scale = power_of_two_below_reciprocal(largest);
+  const Scale scale(largest);
   float square = 0.0f;
-  for (uint32_t i = lane; i < dim; i += 32) {
-    const float y = __double2float_rn(static_cast<double>(row[i]) * scale);
-    row[i] = y;
+#pragma unroll 4
+  for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) {
+    const float y = scale(row[i]);
     square = __fmaf_rn(y, y, square);
   }
 #pragma unroll
@@ -43,6 +84,7 @@ DEV bool normalize_row(float* row, uint32_t dim) {
     square = __fadd_rn(square, __shfl_xor_sync(FULL, square, distance));
   }
   const float norm = __fsqrt_rn(square);
-  for (uint32_t i = lane; i < dim; i += 32) row[i] = __fdiv_rn(row[i], norm);
+  __syncwarp();  // lanes now write what others have read
+  change_row(row, dim, vector, [&](float x) { return __fdiv_rn(scale(x), norm); });
   return true;
 }

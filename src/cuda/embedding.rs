@@ -30,8 +30,8 @@ pub struct Lookup {
 /// One bag of ids per entry, under the EmbeddingBag convention with a final offset.
 #[derive(Debug, Clone)]
 pub struct Bags {
-    /// `[items.most() + 1]`: bag `b` is `ids[offsets[b]..offsets[b + 1]]`. They must ascend; what points behind the ids
-    /// is cut off.
+    /// `[items.most() + 1]`: bag `b` is `ids[offsets[b]..offsets[b + 1]]`. They must ascend: whoever writes them checks
+    /// that, on the device what points behind the ids is cut off and a bag that ends before it starts is empty.
     pub offsets: Slice<u64>,
     /// One weight per id, for sums only. Recorded work either has weights or not; with weights of 1 it gives what it
     /// would give without, bit for bit, so a tower that may see weights records them.
@@ -45,17 +45,21 @@ pub struct Bags {
 /// Lookups of one launch.
 const LOOKUPS: usize = 16;
 
-/// Threads of a block.
-const THREADS: usize = 256;
+/// Threads of a block that gathers.
+const GATHER_THREADS: usize = 256;
 
-/// Vectors that a block gathers in one go.
-const GATHER_TILE: usize = 4 * THREADS;
+/// Vectors that a thread gathers at a time.
+const GATHER_ROUNDS: usize = 4;
 
-/// Vectors that a block pools in one go.
-const POOL_TILE: usize = THREADS;
+/// Threads of a block that pools.
+const POOL_THREADS: usize = 128;
 
-/// Blocks of a lookup at most: enough to fill any card many times over; a block takes further tiles after its first.
-const MOST_BLOCKS: usize = 1 << 20;
+/// Blocks of a lookup for each multiprocessor at most: several times what it can have at once, so that bags of uneven
+/// lengths even out; a thread takes further vectors after its first.
+const BLOCKS: usize = 32;
+
+/// Blocks that each multiprocessor gets before a thread gathers several vectors at a time.
+const SPREAD: usize = 4;
 
 /// The longest row: column arithmetic is 32 bits wide.
 const MOST_WIDTH: usize = 1 << 31;
@@ -66,7 +70,7 @@ const VECTOR: usize = 16;
 /// `unknown_row` where unknown ids are refused.
 const REFUSED: u64 = u64::MAX;
 
-/// A lookup as `embedding_lookup` takes it.
+/// A lookup as the kernels take it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct LookupArgs {
@@ -121,7 +125,7 @@ impl LookupArgs {
     };
 }
 
-/// The struct of `embedding_lookup`.
+/// The struct of `embedding_gather` and `embedding_bags`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct EmbeddingArgs {
@@ -135,7 +139,9 @@ const _: () = assert!(size_of::<EmbeddingArgs>() == 1680);
 // SAFETY: `repr(C)`, with the fields of the struct in `kernels/embedding.cu`.
 unsafe impl Arguments for EmbeddingArgs {}
 
-pub(crate) const LOOKUP: Kernel<EmbeddingArgs> = Kernel::new("embedding", "embedding_lookup", 256);
+/// Lookups of one id per entry, and of bags.
+pub(crate) const KERNELS: [Kernel<EmbeddingArgs>; 2] =
+    [Kernel::new("embedding", "embedding_gather", 256), Kernel::new("embedding", "embedding_bags", 128)];
 
 /// How a lookup is spread over threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,17 +151,30 @@ struct Plan {
     blocks: usize,
 }
 
-/// The plan of a lookup of `most` entries in rows of `width`; `aligned` says whether table and output start at multiples of
-/// 16 bytes.
-fn plan(most: usize, width: usize, precision: Precision, aligned: bool, bags: bool) -> Plan {
+/// The plan of a lookup of `most` entries in rows of `width` on a card with so many multiprocessors; `aligned` says whether
+/// table and output start at multiples of 16 bytes.
+fn plan(
+    most: usize,
+    width: usize,
+    precision: Precision,
+    aligned: bool,
+    bags: bool,
+    multiprocessors: u32,
+) -> Plan {
+    let multiprocessors = multiprocessors.max(1) as usize;
     let bytes = width * precision.bytes();
     let vector = aligned && bytes.is_multiple_of(VECTOR);
-    let vectors = if vector { bytes / VECTOR } else { width };
-    let tile = if bags { POOL_TILE } else { GATHER_TILE };
-    Plan { vector, blocks: most.saturating_mul(vectors).div_ceil(tile).min(MOST_BLOCKS) }
+    let vectors = most.saturating_mul(if vector { bytes / VECTOR } else { width });
+    let blocks = if bags {
+        vectors.div_ceil(POOL_THREADS)
+    } else {
+        let spread = vectors.div_ceil(GATHER_THREADS).min(SPREAD * multiprocessors);
+        vectors.div_ceil(GATHER_THREADS * GATHER_ROUNDS).max(spread)
+    };
+    Plan { vector, blocks: blocks.min(BLOCKS * multiprocessors) }
 }
 
-/// Puts the lookups on the stream, up to 16 in a launch. Each does what [`crate::cpu::embedding`] does: an f32 output
+/// Puts the lookups on the stream, up to 16 in a launch: those of one id per entry, then those of bags. Each does what [`crate::cpu::embedding`] does: an f32 output
 /// has its bits, another is that rounded once.
 ///
 /// The least entry with an id that is refused is reported, as that lookup's stage, in `fault` (one number, all ones
@@ -167,28 +186,31 @@ fn plan(most: usize, width: usize, precision: Precision, aligned: bool, bags: bo
 /// launch fails with. Nothing is launched if a lookup is refused.
 pub fn enqueue(stream: &Stream, lookups: &[Lookup], fault: &Slice<u64>) -> Result<(), CudaError> {
     expect("fault record", fault.len(), &[1])?;
-    let lookups = lookups
-        .iter()
-        .map(|lookup| arguments(stream, lookup))
-        .collect::<Result<Vec<LookupArgs>, CudaError>>()?;
-    let with_work: Vec<LookupArgs> = lookups.into_iter().filter(|lookup| lookup.blocks > 0).collect();
-    for group in with_work.chunks(LOOKUPS) {
-        let mut lookups = [LookupArgs::NONE; LOOKUPS];
-        let mut blocks = 0; // at most LOOKUPS * MOST_BLOCKS
-        for (to, &lookup) in lookups.iter_mut().zip(group) {
-            *to = LookupArgs { first_block: blocks, ..lookup };
-            blocks += lookup.blocks;
+    let multiprocessors = stream.device().info().multiprocessors;
+    let lookups = lookups.iter().map(|lookup| arguments(stream, lookup, multiprocessors));
+    let lookups = lookups.collect::<Result<Vec<LookupArgs>, CudaError>>()?;
+    let with_work = lookups.into_iter().filter(|lookup| lookup.blocks > 0);
+    let (gathers, bags): (Vec<LookupArgs>, Vec<LookupArgs>) =
+        with_work.partition(|lookup| lookup.offsets == Pointer::NULL);
+    for (kernel, of_kind) in KERNELS.iter().zip([gathers, bags]) {
+        for group in of_kind.chunks(LOOKUPS) {
+            let mut lookups = [LookupArgs::NONE; LOOKUPS];
+            let mut blocks = 0u32;
+            for (to, &lookup) in lookups.iter_mut().zip(group) {
+                *to = LookupArgs { first_block: blocks, ..lookup };
+                blocks = blocks.saturating_add(lookup.blocks);
+            }
+            let lookup_count = to_u32("lookups", group.len())?;
+            let arguments = EmbeddingArgs { lookups, fault: fault.pointer_on(stream)?, lookup_count, unused: 0 };
+            // SAFETY: the pointers are of this stream; the lookups were checked, each slice against its shape.
+            unsafe { stream.launch(kernel, [blocks, 1, 1], 0, &arguments) }?;
         }
-        let lookup_count = to_u32("lookups", group.len())?;
-        let arguments = EmbeddingArgs { lookups, fault: fault.pointer_on(stream)?, lookup_count, unused: 0 };
-        // SAFETY: the pointers are of this stream; the lookups were checked, each slice against its shape.
-        unsafe { stream.launch(&LOOKUP, [blocks, 1, 1], 0, &arguments) }?;
     }
     Ok(())
 }
 
 /// Checks a lookup and describes it; its first block is not known yet.
-fn arguments(stream: &Stream, lookup: &Lookup) -> Result<LookupArgs, CudaError> {
+fn arguments(stream: &Stream, lookup: &Lookup, multiprocessors: u32) -> Result<LookupArgs, CudaError> {
     let Lookup { table, table_rows, width, items, ids, bags, unknown, output, stage } = lookup;
     if !(1..=MOST_WIDTH).contains(width) {
         return Err(CudaError::Limit { what: "embedding width", value: *width, limit: MOST_WIDTH });
@@ -218,7 +240,7 @@ fn arguments(stream: &Stream, lookup: &Lookup) -> Result<LookupArgs, CudaError> 
         }
     }
     let aligned = [table, output].iter().all(|tensor| tensor.is_aligned(VECTOR));
-    let plan = plan(items.most(), *width, table.precision(), aligned, bags.is_some());
+    let plan = plan(items.most(), *width, table.precision(), aligned, bags.is_some(), multiprocessors);
     Ok(LookupArgs {
         table: table.pointer_on(stream)?,
         output: output.pointer_on(stream)?,
@@ -267,24 +289,48 @@ pub fn first_unknown(ids: &[i64], table_rows: usize, padding_id: Option<i64>) ->
 mod tests {
     use super::*;
 
-    /// Blocks times the tile reach every vector of every row, once where blocks are not capped.
+    /// Every vector of every row has a thread, in one turn where blocks are not capped, and no block is without any.
     #[test]
     fn plans_cover_the_rows() {
         for precision in Precision::ALL {
             for width in (1..=33).chain([64, 100, 128, 257, 768, 1024, MOST_WIDTH]) {
                 for most in [0, 1, 2, 31, 1000, 65_535, 65_536, u32::MAX as usize] {
-                    for (bags, tile) in [(false, GATHER_TILE), (true, POOL_TILE)] {
-                        let Plan { vector, blocks } = plan(most, width, precision, true, bags);
-                        let vectors = if vector { width * precision.bytes() / 16 } else { width };
-                        assert_eq!(vector, width * precision.bytes() % 16 == 0, "{precision:?}, {width}");
-                        assert!(!plan(most, width, precision, false, bags).vector);
-                        let work = most * vectors;
-                        let reach = blocks * tile;
-                        assert!(blocks == MOST_BLOCKS || (work..work + tile).contains(&reach), "{most} rows");
-                        assert!(u32::try_from(blocks * LOOKUPS).is_ok_and(|grid| grid < 1 << 31));
+                    for (bags, threads, rounds) in
+                        [(false, GATHER_THREADS, GATHER_ROUNDS), (true, POOL_THREADS, 1)]
+                    {
+                        for multiprocessors in [1, 4, 132] {
+                            let plan = |aligned| plan(most, width, precision, aligned, bags, multiprocessors);
+                            let Plan { vector, blocks } = plan(true);
+                            let vectors = if vector { width * precision.bytes() / 16 } else { width };
+                            assert_eq!(vector, width * precision.bytes() % 16 == 0, "{precision:?}, {width}");
+                            assert!(!plan(false).vector);
+                            let (work, most_blocks) = (most * vectors, BLOCKS * multiprocessors as usize);
+                            let reach = blocks * threads * rounds;
+                            assert!(blocks == most_blocks || reach >= work, "{most} rows of {width}");
+                            assert!(blocks <= most_blocks && blocks <= work.div_ceil(threads));
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// A small gather is spread over the card; a larger one has several loads of each thread in flight; a vast one turns.
+    #[test]
+    fn gathers_fill_the_card_first() {
+        let blocks = |rows| plan(rows, 4, Precision::F32, true, false, 10).blocks;
+        for (rows, expected) in [
+            (1, 1),
+            (256, 1),
+            (257, 2),
+            (40 * 256, 40),
+            (40 * 256 + 1, 40),
+            (160 * 256, 40),
+            (160 * 256 + 1, 41),
+            (1280 * 256, 320),
+            (1 << 31, 320),
+        ] {
+            assert_eq!(blocks(rows), expected, "{rows} rows");
         }
     }
 

@@ -55,7 +55,8 @@ const fn infos<A: Arguments, const N: usize>(kernels: &[Kernel<A>; N]) -> [Kerne
 
 /// Every kernel that the library launches, in groups. A device resolves and checks all of them when it opens.
 pub(crate) const KERNELS: &[&[KernelInfo]] = &[
-    &[embedding::LOOKUP.info(), normalize::F32.info()],
+    &infos(&embedding::KERNELS),
+    &[normalize::F32.info()],
     &[linear::F32.narrow.info(), linear::F32.wide.info(), linear::F32.concatenate.info()],
     &[linear::F16.narrow.info(), linear::F16.wide.info(), linear::F16.concatenate.info()],
     &[linear::BF16.narrow.info(), linear::BF16.wide.info(), linear::BF16.concatenate.info()],

@@ -9,11 +9,13 @@ use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, expect, to_u32};
 pub(crate) struct NormalizeArgs {
     x: Pointer,
     fault: Pointer,
-    rows: Pointer,
+    count: Pointer,
+    most: u32,
     dim: u32,
     stage: u32,
+    unused: u32,
 }
-const _: () = assert!(size_of::<NormalizeArgs>() == 32);
+const _: () = assert!(size_of::<NormalizeArgs>() == 40);
 
 // SAFETY: `repr(C)`, with the fields of the struct in `kernels/normalize.cu`.
 unsafe impl Arguments for NormalizeArgs {}
@@ -23,12 +25,12 @@ pub(crate) const F32: Kernel<NormalizeArgs> = Kernel::new("normalize", "normaliz
 /// Rows of a block, one per warp.
 const ROWS: usize = 8;
 
-/// Blocks at most: enough to fill any card several times over; a warp takes further rows after its first.
-const MOST_BLOCKS: usize = 1 << 16;
+/// Blocks for each multiprocessor at most: as many threads as it can have; a warp takes further rows after its first.
+const BLOCKS: usize = 8;
 
-/// The number of blocks for `rows` rows.
-fn blocks(rows: usize) -> usize {
-    rows.div_ceil(ROWS).min(MOST_BLOCKS)
+/// The number of blocks for `rows` rows on a card with so many multiprocessors.
+fn blocks(rows: usize, multiprocessors: u32) -> usize {
+    rows.div_ceil(ROWS).min(BLOCKS * multiprocessors.max(1) as usize)
 }
 
 /// Normalises the rows of `x`, `[rows.most(), dim]`, in place, as [`crate::cpu::normalize`] does, bit for bit. A row that is all
@@ -50,11 +52,19 @@ pub fn enqueue(
     if dim == 0 {
         return Err(CudaError::Limit { what: "row length", value: 0, limit: u32::MAX as usize });
     }
-    let dim = to_u32("row length", dim)?;
-    let (x, fault, count) = (x.pointer_on(stream)?, fault.pointer_on(stream)?, rows.pointer_on(stream)?);
-    let arguments = NormalizeArgs { x, fault, rows: count, dim, stage: stage.into() };
+    let arguments = NormalizeArgs {
+        x: x.pointer_on(stream)?,
+        fault: fault.pointer_on(stream)?,
+        count: rows.pointer_on(stream)?,
+        most: to_u32("rows", rows.most())?,
+        dim: to_u32("row length", dim)?,
+        stage: stage.into(),
+        unused: 0,
+    };
+    let blocks = blocks(rows.most(), stream.device().info().multiprocessors);
+    let blocks = to_u32("blocks", blocks)?;
     // SAFETY: the pointers are of this stream; `expect` checked `x` and the fault record.
-    unsafe { stream.launch(&F32, [to_u32("blocks", blocks(rows.most()))?, 1, 1], 0, &arguments) }
+    unsafe { stream.launch(&F32, [blocks, 1, 1], 0, &arguments) }
 }
 
 #[cfg(test)]
@@ -63,8 +73,11 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_rows() {
-        for (rows, expected) in [(0, 0), (1, 1), (8, 1), (9, 2), (65_536, 8_192), (1 << 31, 1 << 16)] {
-            assert_eq!(blocks(rows), expected, "{rows} rows");
+        for (rows, multiprocessors, expected) in
+            [(0, 132, 0), (1, 132, 1), (8, 1, 1), (9, 1, 2), (65_536, 132, 1056), (1 << 31, 1, 8), (1, 0, 1)]
+        {
+            assert_eq!(blocks(rows, multiprocessors), expected, "{rows} rows, {multiprocessors}");
         }
+        assert!(blocks(usize::MAX, u32::MAX) < usize::MAX);
     }
 }
