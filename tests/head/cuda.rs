@@ -6,20 +6,12 @@ use mercer::cuda::head::{Head, LayerWeights, Segment};
 use mercer::cuda::linear::Linear;
 use mercer::cuda::{CudaError, Device, Precision, Rows, Slice, Stream, Tensor};
 
+use super::device::{device_with, round, tolerance};
 use super::oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, wide};
-use super::{Case, Layer, Shape, cases, device::device_with, linear};
+use super::{Case, Layer, Shape, cases, linear};
 
 /// Stands for a row that a segment does not have.
 const ABSENT: u32 = u32::MAX;
-
-/// Allowed error against f64, relative to the largest magnitude (the contract for encoders).
-fn tolerance(precision: Precision) -> f64 {
-    match precision {
-        Precision::F32 => F32_TOLERANCE,
-        Precision::F16 => 2e-3,
-        Precision::Bf16 => 2e-2,
-    }
-}
 
 fn values(layer: &Layer) -> LayerWeights<'_> {
     let &Layer { outputs, inputs, ref weight, ref bias, activation } = layer;
@@ -99,30 +91,54 @@ impl<'a> OnDevice<'a> {
     }
 }
 
-/// Every case in every precision, with the parts of linear heads.
+/// Every case in every precision, with the parts of linear heads: f32 to the bit, sums of 16-bit values within the bound of
+/// a sum, layers behind a rounded one within the contract.
 #[test]
-fn device_agrees_with_f64() {
+fn device_agrees_with_the_oracles() {
     let Some(device) = device_with(132) else { return };
-    for case in cases() {
+    for case in cases().into_iter().chain(watched()) {
         for precision in Precision::ALL {
             let on = OnDevice::new(&device, &case, precision, false);
             let shape = [case.batch, case.outputs()];
             assert_eq!((on.head.outputs(), on.head.is_linear()), (case.outputs(), case.is_linear()));
             let (found, fault) = on.run_case();
-            // Values with four bits after the point are what they are in every precision; the concatenation is rounded once.
+            assert_eq!(fault, u64::MAX, "{}", on.what());
+            if precision == Precision::F32 {
+                assert_bits(&on.what(), &found, &case.in_order(), &shape);
+            }
+            // Values with four bits after the point are what they are in every precision.
             let tolerance = if case.sums_are_exact() { 0.0 } else { tolerance(precision) };
             assert_close(&on.what(), &found, &case.expected(), &shape, tolerance);
-            assert_eq!(fault, u64::MAX, "{}", on.what());
+            if case.layers.len() <= 1 {
+                let stored = case.map(|x| round(precision, x), |bias| bias);
+                assert_within(&on.what(), &found, &stored.expected(), &stored.bounds(), shape);
+            }
             if case.is_linear() {
-                check_parts(&on, &found, tolerance);
+                check_parts(&on, &found);
             }
         }
     }
 }
 
-/// Parts and bias add up to the output. Rows without the segment have parts of zero.
-fn check_parts(on: &OnDevice<'_>, output: &[f32], tolerance: f64) {
+/// Fails with the first output that is further from `expected` than its bound.
+#[track_caller]
+fn assert_within(what: &str, found: &[f32], expected: &[f64], bounds: &[f64], [_, width]: [usize; 2]) {
+    assert_eq!((found.len(), found.len()), (expected.len(), bounds.len()), "{what}: lengths");
+    for (at, ((&found, expected), bound)) in found.iter().zip(expected).zip(bounds).enumerate() {
+        let error = (f64::from(found) - expected).abs();
+        assert!(
+            error <= *bound,
+            "{what}: {found} instead of {expected} in row {} at {}, error {error:e} beyond {bound:e}",
+            at / width,
+            at % width
+        );
+    }
+}
+
+/// Parts and bias add up to the output, which is summed in another order. Rows without the segment have parts of zero.
+fn check_parts(on: &OnDevice<'_>, output: &[f32]) {
     let (case, outputs) = (on.case, on.head.part_outputs());
+    let shape = [case.batch, outputs];
     let bias = case.layers.first().and_then(|layer| layer.bias.clone());
     let bias = wide(&bias.unwrap_or(vec![0.0; outputs]));
     let mut sums: Vec<f64> = (0..case.batch).flat_map(|_| bias.clone()).collect();
@@ -132,15 +148,18 @@ fn check_parts(on: &OnDevice<'_>, output: &[f32], tolerance: f64) {
         let output = on.output(case.batch * outputs);
         on.head.enqueue_parts(&on.stream, &count, s, segment, &workspace, &output).unwrap();
         let part = on.stream.download(&output).unwrap();
+        if let (Precision::F32, Some(layer)) = (on.precision, case.layers.first()) {
+            let expected = case.sums(layer, s..s + 1);
+            assert_bits(&format!("part {s}, {}", on.what()), &part, &expected, &shape);
+        }
         for (row, part) in part.chunks_exact(outputs).enumerate() {
             let zero = part.iter().all(|x| x.to_bits() == 0);
             assert!(zero || case.rows[s].contains(&row), "{}: part {s} of row {row}", on.what());
         }
         sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part));
     }
-    // The f32 sum is in another order.
-    let tolerance = if tolerance == 0.0 { 0.0 } else { F32_TOLERANCE };
-    assert_close(&format!("parts, {}", on.what()), output, &sums, &[case.batch, outputs], tolerance);
+    let tolerance = if case.sums_are_exact() { 0.0 } else { F32_TOLERANCE };
+    assert_close(&format!("parts, {}", on.what()), output, &sums, &shape, tolerance);
 }
 
 /// Heads whose rows are watched: several chunks in a segment, aligned and not, one layer and more, few outputs and more
