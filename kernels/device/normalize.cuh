@@ -13,9 +13,10 @@ DEV double power_of_two_below_reciprocal(float x) {
   return __longlong_as_double((2 * 1023 - biased) << 52);
 }
 
-// Normalises row: [dim] in place. A row that is all zeros or holds NaN or an infinity stays as it is; the answer, the
+// Normalises row: [dim]; put takes each element's number and value, in the lane that reads the element last, so it may
+// write to row. A row that is all zeros or holds NaN or an infinity stays as it is, and put takes nothing; the answer, the
 // same in every lane, is whether the row was normalised. All 32 lanes call it.
-DEV bool normalize_row(float* row, uint32_t dim) {
+template <class Put> DEV bool normalize_row(float* row, uint32_t dim, Put put) {
   constexpr unsigned FULL = 0xffffffffu;
   const uint32_t lane = threadIdx.x % 32;
   float largest = 0.0f;
@@ -43,6 +44,11 @@ DEV bool normalize_row(float* row, uint32_t dim) {
     square = __fadd_rn(square, __shfl_xor_sync(FULL, square, distance));
   }
   const float norm = __fsqrt_rn(square);
-  for (uint32_t i = lane; i < dim; i += 32) row[i] = __fdiv_rn(row[i], norm);
+  for (uint32_t i = lane; i < dim; i += 32) put(i, __fdiv_rn(row[i], norm));
   return true;
+}
+
+// In place.
+DEV bool normalize_row(float* row, uint32_t dim) {
+  return normalize_row(row, dim, [row](uint32_t i, float x) { row[i] = x; });
 }
