@@ -216,7 +216,7 @@ template <typename T, int STAGES> struct Block {
       const uint32_t output = first_output + i / UNITS, k = at.k + i % UNITS * UNIT;
       const bool inside = output < args.outputs && k < segment.width;
       const Bits* const from = weight + (inside ? static_cast<size_t>(output) * args.pitch + k : 0);
-      cp_async16(smem_u32(to + unit_offset(i / UNITS, i % UNITS)), from, inside);
+      cp_async16(smem_u32(to + unit_offset<LINE_BYTES>(i / UNITS, i % UNITS)), from, inside);
     }
 #pragma unroll
     for (int n = 0; n < T::ROWS * UNITS / T::THREADS; ++n) {
@@ -224,7 +224,7 @@ template <typename T, int STAGES> struct Block {
       const uint32_t place = places[at.segment * T::ROWS + i / UNITS], k = at.k + i % UNITS * UNIT;
       const bool inside = place != ABSENT && k < segment.width;
       const Bits* const from = data + (inside ? static_cast<size_t>(place) * segment.width + k : 0);
-      unsigned char* const unit = to + unit_offset(T::OUTPUTS + i / UNITS, i % UNITS);
+      unsigned char* const unit = to + unit_offset<LINE_BYTES>(T::OUTPUTS + i / UNITS, i % UNITS);
       if (aligned) {
         cp_async16(smem_u32(unit), from, inside);
       } else {
