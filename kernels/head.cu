@@ -10,12 +10,14 @@
 //   bias:     f32 [outputs], or null
 //   segment:  data T [rows, width], row-major, aligned to T; index u32 [most], for each row of the batch its row in
 //             data, anything from `rows` on where it has none; null for row r at r, but not for head_concatenate
-//   output:   f32 [most, outputs], or null
-//   rounded:  T [most, outputs], or null
-//   rows:     u32 [1], how many rows the batch has, at most `most`; nothing behind them is read or written
+//   output:   f32, f16 or bf16 as `precision` says: [most, outputs], aligned to its elements; y, with normalize
+//             y / |y| as device/normalize.cuh says, rounded to nearest even once more for f16 and bf16
+//   wide:     f32 [most, outputs], y for normalize; the output itself where that is f32
+//   rows:     u32 [1], how many rows the batch has; a number beyond `most` is taken as `most`; nothing behind them is
+//             read or written
 //   partials: f32 [tiles, chunks, ROWS, OUTPUTS], used if slices > 1
 //   counters: u32 [tiles + row tiles], zeros, used if slices > 1 or normalize
-//   fault:    u64 [1]; (stage, row) of the least row that cannot be normalised; such a row of output stays as it is
+//   fault:    u64 [1]; (stage, row) of the least row that cannot be normalised; such a row is stored as it is
 //
 // Order of a sum, the same in all kernels of one T and for every grid: each segment is cut into chunks of 256 elements.
 // A chunk's sum is f32, from +0, ascending: f32 with fused multiply-add, one element at a time; f16 and bf16 on the
@@ -32,6 +34,8 @@
 #include "fault.cuh"
 #include "head_tile.cuh"
 #include "normalize.cuh"
+#include "rows.cuh"
+#include "values.cuh"
 
 constexpr uint32_t MOST_SEGMENTS = 32;
 
@@ -47,8 +51,8 @@ struct HeadSegment {
 struct HeadArgs {
   const void* weight;
   const float* bias;
-  float* output;
-  void* rounded;
+  void* output;
+  float* wide;
   float* partials;
   uint32_t* counters;
   unsigned long long* fault;
@@ -61,24 +65,49 @@ struct HeadArgs {
   uint32_t activation;
   uint32_t normalize;
   uint32_t stage;
+  uint32_t precision;
+  uint32_t most;
   HeadSegment segment[MOST_SEGMENTS];
 };
-static_assert(sizeof(HeadArgs) == 96 + 32 * MOST_SEGMENTS, "as in src/cuda/linear.rs");
+static_assert(sizeof(HeadArgs) == 104 + 32 * MOST_SEGMENTS, "as in src/cuda/linear/kernels.rs");
 
 namespace {
 constexpr unsigned FULL = 0xffffffffu;
 constexpr uint32_t CHUNK = 256, ABSENT = 0xffffffffu;
 
-DEV float to_f32(float x) { return x; }
-DEV float to_f32(__half x) { return __half2float(x); }
-DEV float to_f32(__nv_bfloat16 x) { return __bfloat162float(x); }
-DEV void store(float* to, float x) { *to = x; }
-DEV void store(__half* to, float x) { *to = __float2half_rn(x); }
-DEV void store(__nv_bfloat16* to, float x) { *to = __float2bfloat16(x); }
+// Element `at` of the output.
+DEV void put(const HeadArgs& args, size_t at, float x) {
+  if (args.precision == 0) {
+    static_cast<float*>(args.output)[at] = x;
+  } else if (args.precision == 1) {
+    static_cast<__half*>(args.output)[at] = from_float<__half>(x);
+  } else {
+    static_cast<__nv_bfloat16*>(args.output)[at] = from_float<__nv_bfloat16>(x);
+  }
+}
+
+// Element `at` of y.
+DEV void put_y(const HeadArgs& args, size_t at, float y) {
+  if (args.normalize) {
+    args.wide[at] = y;
+  } else {
+    put(args, at, y);
+  }
+}
+
+// Row `row` of `wide`, normalised, to the output. All 32 lanes call it.
+DEV void put_normalized(const HeadArgs& args, size_t row) {
+  const uint32_t lane = threadIdx.x % 32;
+  const size_t first = row * args.outputs;
+  float* const wide = args.wide + first;
+  if (normalize_row(wide, args.outputs, [&](uint32_t i, float x) { put(args, first + i, x); })) return;
+  for (uint32_t i = lane; i < args.outputs; i += 32) put(args, first + i, wide[i]);
+  if (lane == 0) report_fault(args.fault, args.stage, row);
+}
 
 // As src/cpu/activation.rs: sigmoid and tanh in double, rounded once; relu keeps NaN.
 DEV float activate(uint32_t activation, float x) {
-  if (activation < 2) return activation == 1 && x <= 0.0f ? 0.0f : x;
+  if (activation < 2) return activation == 1 ? relu(x) : x;
   const double wide = x;
   return __double2float_rn(activation == 2 ? 1.0 / (1.0 + exp(-wide)) : tanh(wide));
 }
@@ -187,7 +216,7 @@ template <typename T, int STAGES> struct Block {
       const uint32_t output = first_output + i / UNITS, k = at.k + i % UNITS * UNIT;
       const bool inside = output < args.outputs && k < segment.width;
       const Bits* const from = weight + (inside ? static_cast<size_t>(output) * args.pitch + k : 0);
-      cp_async16(smem_u32(to + unit_offset(i / UNITS, i % UNITS)), from, inside);
+      cp_async16(smem_u32(to + unit_offset<LINE_BYTES>(i / UNITS, i % UNITS)), from, inside);
     }
 #pragma unroll
     for (int n = 0; n < T::ROWS * UNITS / T::THREADS; ++n) {
@@ -195,7 +224,7 @@ template <typename T, int STAGES> struct Block {
       const uint32_t place = places[at.segment * T::ROWS + i / UNITS], k = at.k + i % UNITS * UNIT;
       const bool inside = place != ABSENT && k < segment.width;
       const Bits* const from = data + (inside ? static_cast<size_t>(place) * segment.width + k : 0);
-      unsigned char* const unit = to + unit_offset(T::OUTPUTS + i / UNITS, i % UNITS);
+      unsigned char* const unit = to + unit_offset<LINE_BYTES>(T::OUTPUTS + i / UNITS, i % UNITS);
       if (aligned) {
         cp_async16(smem_u32(unit), from, inside);
       } else {
@@ -274,10 +303,7 @@ template <typename T, int STAGES> struct Block {
       if (output >= args.outputs) continue;
       float y = args.slices == 1 ? sums[row * PITCH + at] : add_partials(row, at);
       if (args.bias) y = __fadd_rn(y, args.bias[output]);
-      y = activate(args.activation, y);
-      const size_t to = (first_row + row) * args.outputs + output;
-      if (args.output) args.output[to] = y;
-      if (args.rounded) store(static_cast<Element*>(args.rounded) + to, y);
+      put_y(args, (first_row + row) * args.outputs + output, activate(args.activation, y));
     }
   }
 
@@ -305,11 +331,7 @@ template <typename T, int STAGES> struct Block {
     __syncthreads();
     if (last) finish(sums);
     last = last && args.normalize && last_to_arrive(args.counters + tiles + tile / columns, columns);
-    for (uint32_t n = threadIdx.x / 32; last && n < live; n += T::THREADS / 32) {
-      const size_t row = first_row + n;
-      const bool normalized = normalize_row(args.output + row * args.outputs, args.outputs);
-      if (!normalized && threadIdx.x % 32 == 0) report_fault(args.fault, args.stage, row);
-    }
+    for (uint32_t n = threadIdx.x / 32; last && n < live; n += T::THREADS / 32) put_normalized(args, first_row + n);
   }
 };
 
@@ -317,7 +339,7 @@ template <typename T, int STAGES> DEV void head(const HeadArgs& args) {
   DYN_SHARED(unsigned char, shared);
   uint32_t* const places = reinterpret_cast<uint32_t*>(shared + STAGES * Block<T, STAGES>::STAGE_BYTES);
   const uint32_t columns = (args.outputs + T::OUTPUTS - 1) / T::OUTPUTS, slice = blockIdx.x % args.slices;
-  const size_t tile = blockIdx.x / args.slices, first_row = tile / columns * T::ROWS, rows = *args.rows;
+  const size_t tile = blockIdx.x / args.slices, first_row = tile / columns * T::ROWS, rows = rows_of(args.rows, args.most);
   const auto first_chunk = [&](uint32_t slice) {
     return static_cast<uint32_t>(static_cast<unsigned long long>(slice) * args.chunks / args.slices);
   };
@@ -340,22 +362,20 @@ template <typename T, int STAGES> DEV void head(const HeadArgs& args) {
 // A warp takes rows warp, warp + warps, ...
 template <typename Element> DEV void concatenate(const HeadArgs& args) {
   const uint32_t lane = threadIdx.x % 32;
-  const size_t rows = *args.rows, warps = static_cast<size_t>(gridDim.x) * 8;
+  const size_t rows = rows_of(args.rows, args.most), warps = static_cast<size_t>(gridDim.x) * 8;
   for (size_t row = static_cast<size_t>(blockIdx.x) * 8 + threadIdx.x / 32; row < rows; row += warps) {
-    float* const output = args.output + row * args.outputs;
-    for (uint32_t i = lane; i < args.outputs; i += 32) output[i] = 0.0f;
+    const size_t first = row * args.outputs;
+    for (uint32_t i = lane; i < args.outputs; i += 32) put_y(args, first + i, 0.0f);
     __syncwarp();
     for (uint32_t s = 0; s < args.segments; ++s) {
       const HeadSegment& segment = args.segment[s];
       const uint32_t place = segment.index[row];
       if (place >= segment.rows) continue;
       const Element* const data = static_cast<const Element*>(segment.data) + static_cast<size_t>(place) * segment.width;
-      for (uint32_t i = lane; i < segment.width; i += 32) output[segment.first + i] = to_f32(data[i]);
+      for (uint32_t i = lane; i < segment.width; i += 32) put_y(args, first + segment.first + i, to_float(data[i]));
     }
     __syncwarp();
-    if (!args.normalize) continue;
-    const bool normalized = normalize_row(output, args.outputs);
-    if (!normalized && lane == 0) report_fault(args.fault, args.stage, row);
+    if (args.normalize) put_normalized(args, row);
   }
 }
 }  // namespace

@@ -1,30 +1,20 @@
 // The product of a tile of weights and a tile of rows, both in shared memory: sums of [OUTPUTS, ROWS] in the registers
 // of a block.
 //
-// A tile is an array of lines of 128 bytes, one line a stretch of one output's weights or of one row's values. A line
-// is 8 units of 16 bytes; unit u of line l lies at u ^ (l % 8), so that lanes which read one unit of 8 neighbouring
-// lines hit every bank once.
+// A tile is an array of lines of 128 bytes as operands.cuh says, one line a stretch of one output's weights or of one
+// row's values.
 //
 // Every tile here defines: OUTPUTS, ROWS, THREADS; Element, how values lie in memory; GROUPS, where a thread holds its
 // sums as float [GROUPS][4]; place, which output and row of the tile such a sum belongs to; multiply, which adds the
 // products of one pair of lines per sum, in an order that is the same for all sums and all tiles of one Element.
 #pragma once
-#include "device.cuh"
+#include "operands.cuh"
 
 constexpr int LINE_BYTES = 128, UNIT_BYTES = 16, UNITS = LINE_BYTES / UNIT_BYTES;
-
-DEV int unit_offset(int line, int unit) { return line * LINE_BYTES + ((unit ^ line) % UNITS) * UNIT_BYTES; }
 
 struct Place {
   int output, row;
 };
-
-DEV void mma_16816(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half) {
-  mma_16816_f16(sum, a, b, sum);
-}
-DEV void mma_16816(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16) {
-  mma_16816_bf16(sum, a, b, sum);
-}
 
 // Tensor cores, 16 elements of a line at a time in ascending order: weights are the 16 x 16 operand, rows the 16 x 8
 // one. ALONG_OUTPUTS x ALONG_ROWS warps share the tile.
@@ -44,27 +34,18 @@ template <typename E, int O, int R, int ALONG_OUTPUTS, int ALONG_ROWS> struct Mm
     return {first().output + group / N * 16 + at / 2 * 8 + lane / 4, first().row + group % N * 8 + lane % 4 * 2 + at % 2};
   }
   static DEV void multiply(float (&sum)[GROUPS][4], const unsigned char* weights, const unsigned char* rows) {
-    const int lane = threadIdx.x % 32;
+    const uint32_t left = smem_u32(weights), right = smem_u32(rows);
 #pragma unroll
     for (int unit = 0; unit < UNITS; unit += 2) {
       uint32_t a[M][4], b[N / 2][4];
 #pragma unroll
-      for (int i = 0; i < M; ++i) {
-        const int line = first().output + i * 16 + lane % 16;
-        ldmatrix_x4(a[i], smem_u32(weights + unit_offset(line, unit + lane / 16)));
-      }
+      for (int i = 0; i < M; ++i) load_left<LINE_BYTES>(a[i], left, first().output + i * 16, unit);
 #pragma unroll
-      for (int j = 0; j < N / 2; ++j) {
-        const int line = first().row + j * 16 + lane / 16 * 8 + lane % 8;
-        ldmatrix_x4(b[j], smem_u32(rows + unit_offset(line, unit + lane / 8 % 2)));
-      }
+      for (int j = 0; j < N / 2; ++j) load_right<LINE_BYTES>(b[j], right, first().row + j * 16, unit);
 #pragma unroll
       for (int i = 0; i < M; ++i) {
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const uint32_t column[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-          mma_16816(sum[i * N + j], a[i], column, Element());
-        }
+        for (int j = 0; j < N; ++j) mma(sum[i * N + j], a[i], b[j / 2], j % 2, Element());
       }
     }
   }
@@ -89,11 +70,11 @@ template <int O, int R, int ALONG_OUTPUTS, int ALONG_ROWS> struct FmaTile {
       float4 w[M], x[N];
 #pragma unroll
       for (int i = 0; i < M; ++i) {
-        w[i] = *reinterpret_cast<const float4*>(weights + unit_offset(output + i * ALONG_OUTPUTS, unit));
+        w[i] = *reinterpret_cast<const float4*>(weights + unit_offset<LINE_BYTES>(output + i * ALONG_OUTPUTS, unit));
       }
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        x[j] = *reinterpret_cast<const float4*>(rows + unit_offset(row + j * ALONG_ROWS, unit));
+        x[j] = *reinterpret_cast<const float4*>(rows + unit_offset<LINE_BYTES>(row + j * ALONG_ROWS, unit));
       }
 #pragma unroll
       for (int i = 0; i < M; ++i) {

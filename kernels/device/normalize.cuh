@@ -54,10 +54,16 @@ template <class F> DEV void change_row(float* row, uint32_t dim, bool vector, F 
   }
 }
 
-// Normalises row: [dim] in place. A row that is all zeros or holds NaN or an infinity stays as it is; the answer, the
-// same in every lane, is whether the row was normalised. All 32 lanes call it; which lane writes what is not said, so
-// __syncwarp comes before other lanes read the row.
-DEV bool normalize_row(float* row, uint32_t dim) {
+// What the elements of a row are multiplied and divided by.
+struct Norm {
+  Scale scale;
+  float norm;
+  DEV float operator()(float x) const { return __fdiv_rn(scale(x), norm); }
+};
+
+// Calls use(norm, vector) for row: [dim] unless the row is all zeros or holds NaN or an infinity; the answer, the same in
+// every lane, is whether it did. All 32 lanes call it, and all have read the row before any uses it.
+template <class Use> DEV bool with_norm(const float* row, uint32_t dim, Use use) {
   constexpr unsigned FULL = 0xffffffffu;
   const bool vector = (reinterpret_cast<uintptr_t>(row) | dim * sizeof(float)) % 16 == 0;
   float largest = 0.0f;
@@ -83,8 +89,20 @@ DEV bool normalize_row(float* row, uint32_t dim) {
   for (int distance = 16; distance > 0; distance /= 2) {
     square = __fadd_rn(square, __shfl_xor_sync(FULL, square, distance));
   }
-  const float norm = __fsqrt_rn(square);
   __syncwarp();  // lanes now write what others have read
-  change_row(row, dim, vector, [&](float x) { return __fdiv_rn(scale(x), norm); });
+  use(Norm{scale, __fsqrt_rn(square)}, vector);
   return true;
+}
+
+// Normalises row: [dim] in place; a row without a norm stays as it is. Which lane writes what is not said, so __syncwarp
+// comes before other lanes read the row.
+DEV bool normalize_row(float* row, uint32_t dim) {
+  return with_norm(row, dim, [&](Norm norm, bool vector) { change_row(row, dim, vector, norm); });
+}
+
+// As above, and put takes each element's number and value instead; it may write to row.
+template <class Put> DEV bool normalize_row(const float* row, uint32_t dim, Put put) {
+  return with_norm(row, dim, [&](Norm norm, bool) {
+    for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) put(i, norm(row[i]));
+  });
 }

@@ -1,27 +1,17 @@
 // The product of two tiles in shared memory by one warp: sums[m][n] += a[m][k] * b[n][k].
 //
-// A tile is rows of 64 bytes along k, each in four chunks of 16 bytes. Chunk c of row r lies in place c ^ (r / 2 % 4), so
-// that eight rows in a column of chunks have 32 different banks.
+// A tile is rows of 64 bytes along k, each in four chunks of 16 bytes: the lines and units of operands.cuh.
 #pragma once
-#include "device.cuh"
+#include "operands.cuh"
 
 constexpr int TILE_ROW = 64;
 constexpr int TILE_CHUNKS = 4;
 
-DEV uint32_t chunk_offset(uint32_t row, uint32_t chunk) {
-  return row * TILE_ROW + ((chunk ^ (row / 2 % TILE_CHUNKS)) * 16);
-}
+DEV uint32_t chunk_offset(uint32_t row, uint32_t chunk) { return unit_offset<TILE_ROW>(row, chunk); }
 
 // Sums leave a warp's registers 16 rows at a time, through f32 [16, SLAB_STRIDE] in shared memory.
 constexpr int SLAB = 16;
 constexpr int SLAB_STRIDE = 40;  // of the 32 columns; the rest keeps rows apart in the banks
-
-DEV void mma(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half) {
-  mma_16816_f16(sums, a, b, sums);
-}
-DEV void mma(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16) {
-  mma_16816_bf16(sums, a, b, sums);
-}
 
 // ROWS x 32 sums of 16-bit values on the tensor cores, k in runs of 16, in order.
 template <class T, int ROWS> struct WarpTile {
@@ -37,24 +27,18 @@ template <class T, int ROWS> struct WarpTile {
 
   // a and b: the tiles; this warp's rows of them start at a_row and b_row.
   DEV void multiply(const unsigned char* a, uint32_t a_row, const unsigned char* b, uint32_t b_row) {
-    const uint32_t lane = threadIdx.x % 32, a_base = smem_u32(a), b_base = smem_u32(b);
+    const uint32_t a_base = smem_u32(a), b_base = smem_u32(b);
 #pragma unroll
     for (int k = 0; k < TILE_CHUNKS; k += 2) {
-      uint32_t right[2][4];  // [16 columns]: columns 0-7 in [0], [1], columns 8-15 in [2], [3]
+      uint32_t right[2][4];  // [16 columns]
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const uint32_t row = b_row + 16 * n + lane % 8 + lane / 16 * 8;
-        ldmatrix_x4(right[n], b_base + chunk_offset(row, k + lane / 8 % 2));
-      }
+      for (int n = 0; n < 2; ++n) load_right<TILE_ROW>(right[n], b_base, b_row + 16 * n, k);
 #pragma unroll
       for (int m = 0; m < ROWS / 16; ++m) {
         uint32_t left[4];
-        ldmatrix_x4(left, a_base + chunk_offset(a_row + 16 * m + lane % 16, k + lane / 16));
+        load_left<TILE_ROW>(left, a_base, a_row + 16 * m, k);
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const uint32_t column[2] = {right[n / 2][n % 2 * 2], right[n / 2][n % 2 * 2 + 1]};
-          mma(sums[m][n], left, column, T{});
-        }
+        for (int n = 0; n < 4; ++n) mma(sums[m][n], left, right[n / 2], n % 2, T{});
       }
     }
   }

@@ -1,8 +1,11 @@
 //! The fused concat-linear head: linear layers over the concatenation of the towers' outputs, which is never built;
 //! `kernels/head.cu`.
 
-use super::linear::{HeadArgs, Kernels, Layer, MOST_SEGMENTS, Run, SegmentArgs, grid, rows_of, total};
-use super::memory::Pointer;
+use std::ops::Range;
+
+use super::linear::{
+    HeadArgs, Kernels, Layer, MOST_SEGMENTS, Output, Run, SegmentArgs, grid, rows_of, total, units,
+};
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
 use crate::model::Activation;
 
@@ -33,6 +36,19 @@ pub struct Head {
     layers: Vec<Layer>,
     outputs: usize,
     normalize: bool,
+    stored: Precision,
+}
+
+/// Where things lie in a workspace, in bytes.
+struct Places {
+    /// Outputs of hidden layers, which take turns.
+    hidden: [Range<usize>; 2],
+    /// The output before its normalisation, where it is not stored in f32.
+    wide: Range<usize>,
+    /// u32s, for one layer after the other.
+    counters: Range<usize>,
+    /// f32s, for all layers.
+    partials: Range<usize>,
 }
 
 impl Head {
@@ -64,7 +80,14 @@ impl Head {
         if normalize && outputs == 0 {
             return Err(CudaError::Limit { what: "row length", value: 0, limit: u32::MAX as usize });
         }
-        Ok(Head { precision, widths: widths.to_vec(), layers: uploaded, outputs, normalize })
+        let stored = Precision::F32;
+        Ok(Head { precision, widths: widths.to_vec(), layers: uploaded, outputs, normalize, stored })
+    }
+
+    /// The head with its output stored in `precision` instead of f32: rounded to nearest even after everything else.
+    #[must_use]
+    pub fn storing(self, precision: Precision) -> Head {
+        Head { stored: precision, ..self }
     }
 
     /// Length of an output row.
@@ -89,33 +112,40 @@ impl Head {
 
     /// Bytes of workspace for batches of at most `most` rows, for the head and its parts.
     pub fn workspace(&self, most: usize) -> usize {
-        let layers = self.layers.iter().enumerate().map(|(at, layer)| layer.workspace(most, self.last(at)));
-        let hidden = self.hidden(most).into_iter().fold(0, usize::saturating_add);
-        hidden.saturating_add(layers.max().unwrap_or(0))
+        self.places(most).partials.end
     }
 
-    /// Whether layer number `at` ends in the normalisation.
-    fn last(&self, at: usize) -> bool {
-        self.normalize && at + 1 == self.layers.len()
-    }
-
-    /// Bytes of the outputs of hidden layers, which take turns in two places.
-    fn hidden(&self, most: usize) -> [usize; 2] {
-        let mut bytes = [0; 2];
+    fn places(&self, most: usize) -> Places {
+        let mut end = 0usize;
+        let mut place = |values: usize, size: usize| {
+            let start = end;
+            end = end.saturating_add(units(values.saturating_mul(size)));
+            start..end
+        };
+        let mut hidden = [0; 2];
         for (at, layer) in self.layers.iter().enumerate().take(self.layers.len().saturating_sub(1)) {
-            let values = most.saturating_mul(layer.outputs).saturating_mul(self.precision.bytes());
-            bytes[at % 2] = bytes[at % 2].max(values.saturating_add(15) / 16 * 16);
+            hidden[at % 2] = hidden[at % 2].max(most.saturating_mul(layer.outputs));
         }
-        bytes
+        let wide = if self.normalize && self.stored != Precision::F32 { self.outputs } else { 0 };
+        let counters = (0..self.layers.len()).map(|at| self.counters(at, most));
+        let partials = self.layers.iter().map(|layer| layer.partials(most)).max();
+        Places {
+            hidden: hidden.map(|values| place(values, self.precision.bytes())),
+            wide: place(most.saturating_mul(wide), 4),
+            counters: place(counters.fold(0, usize::saturating_add), 4),
+            partials: place(partials.unwrap_or(0), 4),
+        }
     }
 
-    /// Computes `output`, `[batch.most(), outputs]`. `segments` are in the order of the widths; a row that no segment
-    /// has is the head of nothing: `activation(bias)`. A row that is to be normalised and is all zeros or not finite
-    /// stays as it is and is reported as stage `stage` in `fault`. The workspace, [`Head::workspace`] bytes or more from
-    /// a multiple of 16 on, holds anything before and after.
+    /// Counters of layer number `at`.
+    fn counters(&self, at: usize, most: usize) -> usize {
+        self.layers[at].counters(most, self.normalize && at + 1 == self.layers.len())
+    }
+
+    /// [`Head::enqueue_tensor`] of a head that stores f32.
     ///
     /// # Errors
-    /// [`CudaError::Length`] or [`CudaError::Limit`] if a slice does not fit; what the launches fail with.
+    /// As there.
     #[allow(clippy::too_many_arguments)] // the batch, what is read, where it goes, how it is reported
     pub fn enqueue(
         &self,
@@ -127,39 +157,87 @@ impl Head {
         stage: u16,
         fault: &Slice<u64>,
     ) -> Result<(), CudaError> {
+        let output = Tensor::over(output.cast()?, Precision::F32)?;
+        self.enqueue_tensor(stream, batch, segments, workspace, &output, stage, fault)
+    }
+
+    /// Computes `output`, `[batch.most(), outputs]`, in the precision that the head stores. `segments` are in the order
+    /// of the widths; a row that no segment has is the head of nothing: `activation(bias)`. A row that is to be
+    /// normalised and is all zeros or not finite is stored as it is and reported as stage `stage` in `fault`. The
+    /// workspace, [`Head::workspace`] bytes or more from a multiple of 16 on, holds anything before and after.
+    ///
+    /// # Errors
+    /// [`CudaError::Precision`] if the head stores another one, [`CudaError::Length`] or [`CudaError::Limit`] if a slice
+    /// does not fit; what the launches fail with.
+    #[allow(clippy::too_many_arguments)] // as above
+    pub fn enqueue_tensor(
+        &self,
+        stream: &Stream,
+        batch: &Rows,
+        segments: &[Segment],
+        workspace: &Slice<u8>,
+        output: &Tensor,
+        stage: u16,
+        fault: &Slice<u64>,
+    ) -> Result<(), CudaError> {
         expect("head segments", segments.len(), &[self.widths.len()])?;
         for (segment, &width) in segments.iter().zip(&self.widths) {
             self.check(batch, segment, width)?;
         }
-        expect("head output", output.len(), &[batch.most(), self.outputs])?;
+        let (what, found, expected) = ("head output", output.precision(), self.stored);
+        expect(what, output.len(), &[batch.most(), self.outputs])?;
+        if found != expected {
+            return Err(CudaError::Precision { what, found, expected });
+        }
         expect("fault record", fault.len(), &[1])?;
-        let normalize = self.normalize.then_some((stage, fault));
-        let Some(first) = self.layers.first() else {
+        let places = self.places(batch.most());
+        let output = self.output(stream, workspace, &places, output, (stage, fault))?;
+        if self.layers.is_empty() {
             let columns = segments.iter().enumerate().map(|(at, segment)| self.column(stream, at, segment));
-            let columns = columns.collect::<Result<Vec<_>, _>>()?;
-            return self.concatenate(stream, batch, &columns, normalize, output);
-        };
-        let [even, odd] = self.hidden(batch.most());
-        let both = even.saturating_add(odd);
-        let places = [workspace.part(0..even)?, workspace.part(even..both)?];
-        let workspace = workspace.part(both..workspace.len())?;
-        let mut input: Vec<SegmentArgs> = segments
-            .iter()
-            .enumerate()
-            .map(|(at, segment)| first.segment(stream, at, &segment.data, Some(&segment.index)))
-            .collect::<Result<_, _>>()?;
+            return self.concatenate(stream, batch, &columns.collect::<Result<Vec<_>, _>>()?, output);
+        }
+        let counters = workspace.part(places.counters)?.cast::<u32>()?;
+        let partials = workspace.part(places.partials)?.cast::<f32>()?;
+        stream.fill(&counters, 0)?;
+        let input = segments.iter().enumerate();
+        let input =
+            input.map(|(at, segment)| self.layers[0].segment(stream, at, &segment.data, Some(&segment.index)));
+        let mut input = input.collect::<Result<Vec<_>, _>>()?;
+        let mut first = 0;
         for (at, layer) in self.layers.iter().enumerate() {
-            let normalize = if self.last(at) { normalize } else { None };
-            let run = Run { rows: batch, workspace: &workspace, normalize };
+            let counters = counters.part(first..counters.len())?;
+            first += self.counters(at, batch.most());
+            let run = Run { rows: batch, counters: &counters, partials: &partials };
             let Some(next) = self.layers.get(at + 1) else {
-                return layer.enqueue(stream, run, &input, output.pointer_on(stream)?, Pointer::NULL);
+                return layer.enqueue(stream, run, &input, output);
             };
+            let start = places.hidden[at % 2].start;
             let bytes = batch.most() * layer.outputs * self.precision.bytes();
-            let values = Tensor::over(places[at % 2].part(0..bytes)?, self.precision)?;
-            layer.enqueue(stream, run, &input, Pointer::NULL, values.pointer_on(stream)?)?;
+            let values = Tensor::over(workspace.part(start..start + bytes)?, self.precision)?;
+            layer.enqueue(stream, run, &input, Output::plain(values.pointer_on(stream)?, self.precision))?;
             input = vec![next.segment(stream, 0, &values, None)?];
         }
         Ok(())
+    }
+
+    /// What the last launch stores.
+    fn output<'a>(
+        &self,
+        stream: &Stream,
+        workspace: &Slice<u8>,
+        places: &Places,
+        output: &Tensor,
+        report: (u16, &'a Slice<u64>),
+    ) -> Result<Output<'a>, CudaError> {
+        let plain = Output::plain(output.pointer_on(stream)?, self.stored);
+        if !self.normalize {
+            return Ok(plain);
+        }
+        let wide = match self.stored {
+            Precision::F32 => output.pointer_on(stream)?,
+            _ => workspace.part(places.wide.clone())?.pointer_on(stream)?,
+        };
+        Ok(Output { normalize: Some(report), wide, ..plain })
     }
 
     /// What segment number `segment` alone brings to the first layer, before bias and activation: `output`,
@@ -184,11 +262,16 @@ impl Head {
         self.check(batch, values, width)?;
         expect("head parts", output.len(), &[batch.most(), self.part_outputs()])?;
         let Some(layer) = self.layers.first() else {
-            return self.concatenate(stream, batch, &[self.column(stream, segment, values)?], None, output);
+            let output = Output::plain(output.pointer_on(stream)?, Precision::F32);
+            return self.concatenate(stream, batch, &[self.column(stream, segment, values)?], output);
         };
-        let run = Run { rows: batch, workspace, normalize: None };
+        let places = self.places(batch.most());
+        let counters = workspace.part(places.counters)?.cast::<u32>()?;
+        let partials = workspace.part(places.partials)?.cast::<f32>()?;
+        stream.fill(&counters, 0)?;
+        let run = Run { rows: batch, counters: &counters, partials: &partials };
         let values = layer.segment(stream, segment, &values.data, Some(&values.index))?;
-        layer.enqueue_part(stream, run, values, output.pointer_on(stream)?)
+        layer.enqueue_part(stream, run, values, output)
     }
 
     fn check(&self, batch: &Rows, segment: &Segment, width: usize) -> Result<(), CudaError> {
@@ -214,18 +297,9 @@ impl Head {
         stream: &Stream,
         batch: &Rows,
         columns: &[SegmentArgs],
-        normalize: Option<(u16, &Slice<u64>)>,
-        output: &Slice<f32>,
+        output: Output<'_>,
     ) -> Result<(), CudaError> {
-        let arguments = HeadArgs {
-            output: output.pointer_on(stream)?,
-            fault: normalize.map_or(Ok(Pointer::NULL), |(_, fault)| fault.pointer_on(stream))?,
-            rows: batch.pointer_on(stream)?,
-            outputs: to_u32("outputs", self.outputs)?,
-            normalize: u32::from(normalize.is_some()),
-            stage: normalize.map_or(0, |(stage, _)| stage.into()),
-            ..HeadArgs::over(columns)?
-        };
+        let arguments = HeadArgs::over(stream, columns, batch, self.outputs, output)?;
         let blocks = grid(batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS))?;
         // SAFETY: the pointers are of this stream; the callers checked segments and output.
         unsafe { stream.launch(&Kernels::of(self.precision).concatenate, [blocks, 1, 1], 0, &arguments) }

@@ -6,20 +6,12 @@ use mercer::cuda::head::{Head, LayerWeights, Segment};
 use mercer::cuda::linear::Linear;
 use mercer::cuda::{CudaError, Device, Precision, Rows, Slice, Stream, Tensor};
 
+use super::device::{device_with, poisoned, round, tolerance};
 use super::oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, wide};
-use super::{Case, Layer, Shape, cases, device::device_with, linear};
+use super::{Case, Layer, Shape, cases, linear};
 
 /// Stands for a row that a segment does not have.
 const ABSENT: u32 = u32::MAX;
-
-/// Allowed error against f64, relative to the largest magnitude (the contract for encoders).
-fn tolerance(precision: Precision) -> f64 {
-    match precision {
-        Precision::F32 => F32_TOLERANCE,
-        Precision::F16 => 2e-3,
-        Precision::Bf16 => 2e-2,
-    }
-}
 
 fn values(layer: &Layer) -> LayerWeights<'_> {
     let &Layer { outputs, inputs, ref weight, ref bias, activation } = layer;
@@ -35,6 +27,7 @@ struct OnDevice<'a> {
     case: &'a Case,
     stream: Stream,
     precision: Precision,
+    stored: Precision,
     head: Head,
     data: Vec<Tensor>,
 }
@@ -46,7 +39,7 @@ impl<'a> OnDevice<'a> {
         let head = Head::new(&stream, precision, &case.widths, &layers, normalize).unwrap();
         let data = case.data.iter().map(|data| Tensor::upload(&stream, "data", precision, data).unwrap());
         let data = data.collect();
-        OnDevice { case, stream, precision, head, data }
+        OnDevice { case, stream, precision, stored: Precision::F32, head, data }
     }
 
     /// Where batch row `row` of the case lies in a segment; beyond its rows, just so or by far, if it is not there.
@@ -73,19 +66,22 @@ impl<'a> OnDevice<'a> {
     }
 
     /// Memory that must be written.
-    fn output(&self, len: usize) -> Slice<f32> {
-        let output = Slice::new(self.stream.device(), "output", len).unwrap();
-        self.stream.fill(&output, 0xFF).unwrap();
-        output
+    fn output(&self, batch: usize) -> Tensor {
+        poisoned(&self.stream, self.stored, batch * self.head.outputs())
+    }
+
+    /// The head with its output stored so.
+    fn storing(self, stored: Precision) -> OnDevice<'a> {
+        OnDevice { head: self.head.storing(stored), stored, ..self }
     }
 
     /// The output and the fault record for a batch of `segments`.
     fn run(&self, batch: usize, segments: &[Segment]) -> (Vec<f32>, u64) {
         let rows = Rows::exactly(&self.stream, batch).unwrap();
         let fault = self.stream.upload("fault", &[u64::MAX]).unwrap();
-        let (workspace, output) = (self.workspace(batch), self.output(batch * self.head.outputs()));
-        self.head.enqueue(&self.stream, &rows, segments, &workspace, &output, 5, &fault).unwrap();
-        (self.stream.download(&output).unwrap(), self.stream.download(&fault).unwrap()[0])
+        let (workspace, output) = (self.workspace(batch), self.output(batch));
+        self.head.enqueue_tensor(&self.stream, &rows, segments, &workspace, &output, 5, &fault).unwrap();
+        (output.download(&self.stream).unwrap(), self.stream.download(&fault).unwrap()[0])
     }
 
     /// The case's own batch.
@@ -94,53 +90,93 @@ impl<'a> OnDevice<'a> {
         self.run(self.case.batch, &self.segments(&rows, |_| ABSENT))
     }
 
+    /// The f32 output `found`, stored in 16 bits, is rounded to nearest even, and reported alike.
+    fn check_stored(mut self, found: &[f32], fault: u64) {
+        for stored in [Precision::F16, Precision::Bf16] {
+            self = self.storing(stored);
+            let expected: Vec<f32> = found.iter().map(|&x| round(stored, x)).collect();
+            let (found, record) = self.run_case();
+            let what = format!("stored in {stored:?}, {}", self.what());
+            assert_bits(&what, &found, &expected, &[self.case.batch, self.head.outputs()]);
+            assert_eq!(record, fault, "{what}");
+        }
+    }
+
     fn what(&self) -> String {
         format!("{:?}, {}", self.precision, self.case.what)
     }
 }
 
-/// Every case in every precision, with the parts of linear heads.
+/// Every case in every precision, with the parts of linear heads: f32 to the bit, sums of 16-bit values within the bound of
+/// a sum, layers behind a rounded one within the contract.
 #[test]
 fn device_agrees_with_f64() {
     let Some(device) = device_with(132) else { return };
-    for case in cases() {
+    for case in cases().into_iter().chain(watched()) {
         for precision in Precision::ALL {
             let on = OnDevice::new(&device, &case, precision, false);
             let shape = [case.batch, case.outputs()];
             assert_eq!((on.head.outputs(), on.head.is_linear()), (case.outputs(), case.is_linear()));
             let (found, fault) = on.run_case();
-            // Values with four bits after the point are what they are in every precision; the concatenation is rounded once.
+            assert_eq!(fault, u64::MAX, "{}", on.what());
+            if precision == Precision::F32 {
+                assert_bits(&on.what(), &found, &case.in_order(), &shape);
+            }
+            // Values with four bits after the point are what they are in every precision.
             let tolerance = if case.sums_are_exact() { 0.0 } else { tolerance(precision) };
             assert_close(&on.what(), &found, &case.expected(), &shape, tolerance);
-            assert_eq!(fault, u64::MAX, "{}", on.what());
-            if case.is_linear() {
-                check_parts(&on, &found, tolerance);
+            if case.layers.len() <= 1 {
+                let stored = case.map(|x| round(precision, x), |bias| bias);
+                assert_within(&on.what(), &found, &stored.expected(), &stored.bounds(), shape);
             }
+            if case.is_linear() {
+                check_parts(&on, &found);
+            }
+            on.check_stored(&found, fault);
         }
     }
 }
 
-/// Parts and bias add up to the output. Rows without the segment have parts of zero.
-fn check_parts(on: &OnDevice<'_>, output: &[f32], tolerance: f64) {
+/// Fails with the first output that is further from `expected` than its bound.
+#[track_caller]
+fn assert_within(what: &str, found: &[f32], expected: &[f64], bounds: &[f64], [_, width]: [usize; 2]) {
+    assert_eq!((found.len(), found.len()), (expected.len(), bounds.len()), "{what}: lengths");
+    for (at, ((&found, expected), bound)) in found.iter().zip(expected).zip(bounds).enumerate() {
+        let error = (f64::from(found) - expected).abs();
+        assert!(
+            error <= *bound,
+            "{what}: {found} instead of {expected} in row {} at {}, error {error:e} beyond {bound:e}",
+            at / width,
+            at % width
+        );
+    }
+}
+
+/// Parts and bias add up to the output, which is summed in another order. Rows without the segment have parts of zero.
+fn check_parts(on: &OnDevice<'_>, output: &[f32]) {
     let (case, outputs) = (on.case, on.head.part_outputs());
+    let shape = [case.batch, outputs];
     let bias = case.layers.first().and_then(|layer| layer.bias.clone());
     let bias = wide(&bias.unwrap_or(vec![0.0; outputs]));
     let mut sums: Vec<f64> = (0..case.batch).flat_map(|_| bias.clone()).collect();
     let rows: Vec<Option<usize>> = (0..case.batch).map(Some).collect();
     let (count, workspace) = (Rows::exactly(&on.stream, case.batch).unwrap(), on.workspace(case.batch));
     for (s, segment) in on.segments(&rows, |_| ABSENT).iter().enumerate() {
-        let output = on.output(case.batch * outputs);
+        let output = poisoned(&on.stream, Precision::F32, case.batch * outputs).as_f32().unwrap();
         on.head.enqueue_parts(&on.stream, &count, s, segment, &workspace, &output).unwrap();
         let part = on.stream.download(&output).unwrap();
+        if let (Precision::F32, Some(layer)) = (on.precision, case.layers.first()) {
+            let expected = case.sums(layer, s..s + 1);
+            assert_bits(&format!("part {s}, {}", on.what()), &part, &expected, &shape);
+        }
         for (row, part) in part.chunks_exact(outputs).enumerate() {
             let zero = part.iter().all(|x| x.to_bits() == 0);
             assert!(zero || case.rows[s].contains(&row), "{}: part {s} of row {row}", on.what());
         }
         sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += f64::from(part));
     }
-    // The f32 sum is in another order.
-    let tolerance = if tolerance == 0.0 { 0.0 } else { F32_TOLERANCE };
-    assert_close(&format!("parts, {}", on.what()), output, &sums, &[case.batch, outputs], tolerance);
+    let tolerance = if case.sums_are_exact() { 0.0 } else { F32_TOLERANCE };
+    assert_close(&format!("parts, {}", on.what()), output, &sums, &shape, tolerance);
 }
 
 /// Heads whose rows are watched: several chunks in a segment, aligned and not, one layer and more, few outputs and more
@@ -220,6 +256,31 @@ fn normalisation_is_the_defined_one() {
             assert_bits(&on.what(), &found, &expected, &[case.batch, width]);
             let record = bad.first().map_or(u64::MAX, |&row| 5 << 48 | u64::from(to_u32(row)));
             assert_eq!(fault, record, "{}", on.what());
+            on.check_stored(&found, fault);
+        }
+    }
+}
+
+/// What cannot be normalised is stored as it is, in every precision, and the least such row reported.
+#[test]
+fn rows_without_direction() {
+    let Some(device) = device_with(132) else { return };
+    for layers in [&[(2, false, Activation::Identity)][..], &[]] {
+        let mut case = Case::new(&[1, 1], 4, layers, true, |_, _| true);
+        case.layers.iter_mut().for_each(|layer| layer.weight = vec![1.0, 0.0, 0.0, 1.0]);
+        case.data = vec![vec![0.75, 0.0, -3.5, 0.0], vec![1.0, f32::INFINITY, f32::INFINITY, 0.0]];
+        if layers.is_empty() {
+            case.data[0][1] = f32::NAN;
+        }
+        for stored in Precision::ALL {
+            let on = OnDevice::new(&device, &case, Precision::F32, true).storing(stored);
+            let (found, fault) = on.run_case();
+            let nan = |x: f32| x.is_nan();
+            assert_eq!(found[..2], [round(stored, 0.6), round(stored, 0.8)], "{}", on.what());
+            assert!(nan(found[2]) && found[3] == f32::INFINITY, "{}: {found:?}", on.what());
+            let left = if layers.is_empty() { found[4] == -3.5 } else { nan(found[4]) };
+            assert!(left && found[5] == f32::INFINITY && found[6..] == [0.0; 2], "{}: {found:?}", on.what());
+            assert_eq!(fault, 5 << 48 | 1, "{}", on.what());
         }
     }
 }
@@ -243,27 +304,34 @@ fn absent_weights_are_not_read() {
     }
 }
 
-/// One recorded graph serves other values and any count; what lies behind the count is neither read nor written.
+/// One recorded graph serves other values and any count, a false one too; what lies behind the count is neither read nor
+/// written.
 #[test]
 fn recorded_head_serves_any_count() {
     let Some(device) = device_with(132) else { return };
-    for case in watched() {
-        for (precision, most) in [(Precision::F32, 20), (Precision::F16, 20), (Precision::Bf16, 8)] {
-            let on = OnDevice::new(&device, &case, precision, true);
+    let concatenation = Case::new(&[5, 9], 11, &[], false, super::every_pattern);
+    for case in watched().into_iter().chain([concatenation]) {
+        let [f32, f16, bf16] = [Precision::F32, Precision::F16, Precision::Bf16];
+        for (precision, stored, most) in [(f32, f32, 20), (f16, bf16, 20), (bf16, f16, 8)] {
+            let on = OnDevice::new(&device, &case, precision, true).storing(stored);
             let (stream, width) = (&on.stream, on.head.outputs());
             let (expected, _) = on.run_case();
             let count = stream.upload("count", &[0]).unwrap();
             let rows = Rows::new(most, count.clone()).unwrap();
             let segments = on.segments(&vec![None; most], |_| 0);
             let fault = stream.upload("fault", &[u64::MAX]).unwrap();
-            let (workspace, output) = (on.workspace(most), on.output(most * width));
+            // Room behind the rows, which stays as it is.
+            let bytes = Slice::<u8>::new(&device, "output", (most + 100) * width * stored.bytes()).unwrap();
+            let all = Tensor::over(bytes.clone(), stored).unwrap();
+            let (workspace, output) = (on.workspace(most), all.part(0..most * width).unwrap());
             let graph = stream
-                .record(|stream| on.head.enqueue(stream, &rows, &segments, &workspace, &output, 5, &fault))
+                .record(|stream| on.head.enqueue_tensor(stream, &rows, &segments, &workspace, &output, 5, &fault))
                 .unwrap();
             let mut random = Random::new(11);
-            for live in [3, 0, most, 1] {
-                stream.upload_to(&[to_u32(live)], &count).unwrap();
-                stream.fill(&output, 0xFF).unwrap();
+            for count_of in [3, 0, most, 1, most + 1, most + 80, u32::MAX as usize] {
+                let live = count_of.min(most);
+                stream.upload_to(&[to_u32(count_of)], &count).unwrap();
+                stream.fill(&bytes, 0xFF).unwrap();
                 let order: Vec<usize> = (0..live).map(|_| random.below(case.batch)).collect();
                 for (s, segment) in segments.iter().enumerate() {
                     // Behind the count, rows that would be read.
@@ -272,13 +340,13 @@ fn recorded_head_serves_any_count() {
                     stream.upload_to(&index, &segment.index).unwrap();
                 }
                 graph.launch().unwrap();
-                let found = stream.download(&output).unwrap();
+                let found = all.download(stream).unwrap();
                 for (at, &row) in order.iter().enumerate() {
-                    let what = format!("{}: row {row} at {at} of {live}", on.what());
+                    let what = format!("{}: row {row} at {at} of {count_of}", on.what());
                     let expected = &expected[row * width..(row + 1) * width];
                     assert_bits(&what, &found[at * width..(at + 1) * width], expected, &[width]);
                 }
-                let untouched = found[live * width..].iter().all(|x| x.to_bits() == u32::MAX);
+                let untouched = found[live * width..].iter().all(|x| x.is_nan());
                 assert!(untouched, "{}: written behind {live} rows", on.what());
             }
         }
@@ -358,6 +426,11 @@ fn device_refusals() {
     length(run(&[one.clone(), segment(2, Precision::F16, 2)], enough, 6));
     length(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
     length(run(&[one.clone(), two.clone()], enough, 5));
+    let half = poisoned(&stream, Precision::F16, 6);
+    let workspace = Slice::new(&device, "workspace", enough).unwrap();
+    let stored =
+        head.enqueue_tensor(&stream, &rows, &[one.clone(), two.clone()], &workspace, &half, 0, &fault);
+    assert!(matches!(stored, Err(CudaError::Precision { .. })), "{stored:?}");
     limit(run(&[one.clone(), two.clone()], 0, 6));
     let parts = |at, values: &Segment, output: usize| {
         let output = Slice::new(&device, "output", output)?;

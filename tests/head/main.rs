@@ -13,6 +13,8 @@ mod cuda;
 mod device;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+#[cfg(feature = "cuda")]
+mod order;
 
 /// A layer of a head.
 struct Layer {
@@ -92,6 +94,25 @@ impl Case {
     fn sums_are_exact(&self) -> bool {
         let rounds = |layer: &Layer| matches!(layer.activation, Activation::Sigmoid | Activation::Tanh);
         self.exact && self.layers.len() <= 1 && !self.layers.iter().any(rounds)
+    }
+
+    /// The case with other values: data and weights mapped by the one function, biases by the other.
+    #[cfg(feature = "cuda")]
+    fn map(&self, value: impl Fn(f32) -> f32, bias: impl Fn(f32) -> f32) -> Case {
+        let values = |values: &Vec<f32>| values.iter().map(|&x| value(x)).collect();
+        let layers = self.layers.iter().map(|layer| Layer {
+            weight: values(&layer.weight),
+            bias: layer.bias.as_ref().map(|values| values.iter().map(|&x| bias(x)).collect()),
+            ..*layer
+        });
+        Case {
+            what: self.what.clone(),
+            widths: self.widths.clone(),
+            rows: self.rows.clone(),
+            data: self.data.iter().map(values).collect(),
+            layers: layers.collect(),
+            ..*self
+        }
     }
 
     /// The concatenation, absent segments as zeros.
