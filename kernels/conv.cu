@@ -8,7 +8,7 @@
 //           zeros to a multiple of 64 bytes
 //   taps:   int4 [depth / (16 bytes of T)] where a chunk of 16 bytes of the sum has one tap, in_channels being a multiple;
 //           else, in the kernels named gather, int4 [depth]; padding is a line of 2^30, in no image
-//   images: u32 [1], how many there are; behind them nothing is read or written
+//   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: x = ceil(most pixels / M) * ceil(out_channels / N), columns first, so that blocks which read the same pixels run
 // together. Block: 32 * (M / WARP_M) * (N / 32) threads. Shared memory: 3 * (M + N) * 64 bytes, dynamic.
@@ -115,7 +115,7 @@ DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t chan
           float sums[8];
           load(slab + slab_row * SLAB_STRIDE + lane % 4 * 8, sums);
           const size_t at = pixel * args.out_channels + output;
-          if (args.vector) {
+          if (args.out_channels % 8 == 0) {
             finish<T>(args, at, output, sums);
           } else {
 #pragma unroll
@@ -134,7 +134,7 @@ DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t chan
 template <class T, int M, int N, int WARP_M, bool GATHER> DEV void conv(const ConvArgs& args) {
   const uint32_t columns = (args.out_channels + N - 1) / N;
   const size_t first = static_cast<size_t>(blockIdx.x / columns) * M;
-  const size_t end = static_cast<size_t>(*args.images) * args.out_height * args.out_width;
+  const size_t end = pixels_of(args);
   if (first < end) conv_tile<T, M, N, WARP_M, GATHER>(args, first, end, blockIdx.x % columns * N);
 }
 }  // namespace

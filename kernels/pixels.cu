@@ -6,11 +6,12 @@
 //   input:  u8 (f32 in pixels_cast) [images, values], 16-byte aligned; in pixels_normalize values is a multiple of 3
 //   table:  f32 [3, 256]
 //   output: T [images, values], 16-byte aligned; T is f32, f16 or bf16, rounded to nearest even
-//   images: u32 [1], how many there are; behind them nothing is read or written
+//   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: any number of blocks in x; threads take groups of eight values thread, thread + threads, ... Block: 256 threads.
 // Shared memory: 3 KiB, static, in pixels_normalize. No images: nothing is done. The launch code checks lengths and
 // alignment.
+#include "rows.cuh"
 #include "values.cuh"
 
 struct PixelsArgs {
@@ -18,14 +19,15 @@ struct PixelsArgs {
   const float* table;
   void* output;
   const uint32_t* images;
-  unsigned long long values;
+  uint32_t values;
+  uint32_t most;
 };
 static_assert(sizeof(PixelsArgs) == 40, "as in src/cuda/pixels.rs");
 
 namespace {
 // Calls of(first value, count) for groups of eight values, the last of all perhaps shorter.
 template <class F> DEV void for_groups(const PixelsArgs& args, F of) {
-  const size_t values = *args.images * static_cast<size_t>(args.values);
+  const size_t values = static_cast<size_t>(rows_of(args.images, args.most)) * args.values;
   const size_t threads = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; at * 8 < values; at += threads) {
     of(at * 8, values - at * 8 < 8 ? static_cast<int>(values - at * 8) : 8);

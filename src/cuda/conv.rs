@@ -15,6 +15,7 @@ pub(crate) struct ConvArgs {
     output: Pointer,
     taps: Pointer,
     images: Pointer,
+    most: u32,
     height: u32,
     width: u32,
     in_channels: u32,
@@ -28,7 +29,6 @@ pub(crate) struct ConvArgs {
     depth: u32,
     groups: u32,
     relu: u32,
-    vector: u32,
 }
 const _: () = assert!(size_of::<ConvArgs>() == 112);
 
@@ -101,25 +101,43 @@ impl Algorithm {
 
 /// Output pixels and channels that a block computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
-    pixels: usize,
-    channels: usize,
+enum Tile {
+    /// 128 pixels, 128 channels.
+    Wide,
+    /// 128 pixels, 64 channels.
+    Narrow,
+    /// 64 pixels, 64 channels.
+    Small,
 }
-
-const WIDE: Tile = Tile { pixels: 128, channels: 128 };
-const NARROW: Tile = Tile { pixels: 128, channels: 64 };
-const SMALL: Tile = Tile { pixels: 64, channels: 64 };
 
 impl Tile {
     /// The largest tile with work for every multiprocessor. No tile changes a bit: the order of a sum is the same in all.
-    fn of(pixels: usize, out_channels: usize, multiprocessors: usize) -> Tile {
-        let tiles: &[Tile] = if out_channels > NARROW.channels { &[WIDE, NARROW] } else { &[NARROW] };
-        let fills = |tile: &&Tile| tile.blocks(pixels, out_channels) >= multiprocessors;
-        *tiles.iter().find(fills).unwrap_or(&SMALL)
+    fn of(pixels: usize, out_channels: usize, multiprocessors: u32) -> Tile {
+        let tiles: &[Tile] = if out_channels > Tile::Narrow.channels() {
+            &[Tile::Wide, Tile::Narrow]
+        } else {
+            &[Tile::Narrow]
+        };
+        let fills = |tile: &&Tile| tile.blocks(pixels, out_channels) >= multiprocessors as usize;
+        *tiles.iter().find(fills).unwrap_or(&Tile::Small)
+    }
+
+    fn pixels(self) -> usize {
+        match self {
+            Tile::Wide | Tile::Narrow => 128,
+            Tile::Small => 64,
+        }
+    }
+
+    fn channels(self) -> usize {
+        match self {
+            Tile::Wide => 128,
+            Tile::Narrow | Tile::Small => 64,
+        }
     }
 
     fn blocks(self, pixels: usize, out_channels: usize) -> usize {
-        pixels.div_ceil(self.pixels).saturating_mul(out_channels.div_ceil(self.channels))
+        pixels.div_ceil(self.pixels()).saturating_mul(out_channels.div_ceil(self.channels()))
     }
 }
 
@@ -133,7 +151,7 @@ enum Plan {
 
 impl Plan {
     /// The plan for `pixels` output pixels.
-    fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: usize) -> Plan {
+    fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: u32) -> Plan {
         match algorithm {
             Algorithm::Gemm => Plan::Gemm(Tile::of(pixels, out_channels, multiprocessors)),
             Algorithm::Gather => Plan::Gather,
@@ -144,16 +162,16 @@ impl Plan {
     fn tile(self) -> Option<Tile> {
         match self {
             Plan::Gemm(tile) => Some(tile),
-            Plan::Gather => Some(NARROW),
+            Plan::Gather => Some(Tile::Narrow),
             Plan::Direct => None,
         }
     }
 
     fn kernel(self, precision: Precision) -> &'static ConvKernel {
         let kernels = match self {
-            Plan::Gemm(SMALL) => &TILE_64X64,
-            Plan::Gemm(NARROW) => &TILE_128X64,
-            Plan::Gemm(_) => &TILE_128X128,
+            Plan::Gemm(Tile::Wide) => &TILE_128X128,
+            Plan::Gemm(Tile::Narrow) => &TILE_128X64,
+            Plan::Gemm(Tile::Small) => &TILE_64X64,
             Plan::Gather => &GATHER,
             Plan::Direct => &DIRECT,
         };
@@ -162,16 +180,16 @@ impl Plan {
 
     /// Bytes of shared memory.
     fn shared(self) -> u32 {
-        let lines = self.tile().map_or(0, |tile| tile.pixels + tile.channels);
+        let lines = self.tile().map_or(0, |tile| tile.pixels() + tile.channels());
         u32::try_from(STAGES * lines * TILE_ROW).unwrap_or(u32::MAX)
     }
 
     /// Blocks for `pixels` output pixels.
-    fn blocks(self, pixels: usize, out_channels: usize) -> Result<u32, CudaError> {
-        let blocks = match self.tile() {
-            Some(tile) => tile.blocks(pixels, out_channels),
-            None => super::elementwise::blocks(pixels.saturating_mul(out_channels)),
+    fn blocks(self, pixels: usize, out_channels: usize, multiprocessors: u32) -> Result<u32, CudaError> {
+        let Some(tile) = self.tile() else {
+            return Ok(super::elementwise::blocks(pixels.saturating_mul(out_channels), multiprocessors));
         };
+        let blocks = tile.blocks(pixels, out_channels);
         if blocks > MOST_GRID {
             return Err(CudaError::Limit {
                 what: "blocks of a convolution",
@@ -282,6 +300,7 @@ impl Conv {
             output: output.pointer(),
             taps: self.taps.pointer(),
             images: images.pointer(),
+            most: to_u32("images", images.most())?,
             height: number(size.height)?,
             width: number(size.width)?,
             in_channels: number(shape.in_channels)?,
@@ -296,11 +315,10 @@ impl Conv {
             depth: self.depth,
             groups: number(shape.groups)?,
             relu: relu.into(),
-            vector: shape.out_channels.is_multiple_of(8).into(),
         };
-        let multiprocessors = stream.device().info().multiprocessors as usize;
+        let multiprocessors = stream.device().info().multiprocessors;
         let plan = Plan::of(self.algorithm, pixels, shape.out_channels, multiprocessors);
-        let blocks = plan.blocks(pixels, shape.out_channels)?;
+        let blocks = plan.blocks(pixels, shape.out_channels, multiprocessors)?;
         stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments)
     }
 }
@@ -398,16 +416,16 @@ mod tests {
     #[test]
     fn the_largest_tile_that_fills_the_card() {
         for (pixels, channels, multiprocessors, expected) in [
-            (14 * 14, 256, 132, SMALL),
-            (32 * 14 * 14, 256, 132, NARROW), // 49 x 2 wide tiles, 49 x 4 narrow ones
-            (64 * 14 * 14, 256, 132, WIDE),
-            (128 * 131, 64, 132, SMALL),
-            (128 * 131 + 1, 64, 132, NARROW),
-            (128 * 132, 65, 132, WIDE),
-            (1 << 40, 64, 132, NARROW), // half of a wide tile would be empty
-            (1, 1, 1, NARROW),
-            (0, 64, 1, SMALL),
-            (usize::MAX, usize::MAX, 132, WIDE),
+            (14 * 14, 256, 132, Tile::Small),
+            (32 * 14 * 14, 256, 132, Tile::Narrow), // 49 x 2 wide tiles, 49 x 4 narrow ones
+            (64 * 14 * 14, 256, 132, Tile::Wide),
+            (128 * 131, 64, 132, Tile::Small),
+            (128 * 131 + 1, 64, 132, Tile::Narrow),
+            (128 * 132, 65, 132, Tile::Wide),
+            (1 << 40, 64, 132, Tile::Narrow), // half of a wide tile would be empty
+            (1, 1, 1, Tile::Narrow),
+            (0, 64, 1, Tile::Small),
+            (usize::MAX, usize::MAX, 132, Tile::Wide),
         ] {
             let found = Tile::of(pixels, channels, multiprocessors);
             assert_eq!(found, expected, "{pixels} pixels, {channels} channels, {multiprocessors}");
@@ -417,23 +435,24 @@ mod tests {
     #[test]
     fn blocks_cover_pixels_and_channels() {
         for (plan, pixels, channels, expected) in [
-            (Plan::Gemm(WIDE), 0, 128, 0),
-            (Plan::Gemm(WIDE), 1, 1, 1),
-            (Plan::Gemm(WIDE), 129, 129, 4),
-            (Plan::Gemm(NARROW), 128, 65, 2),
-            (Plan::Gemm(SMALL), 65, 64, 2),
+            (Plan::Gemm(Tile::Wide), 0, 128, 0),
+            (Plan::Gemm(Tile::Wide), 1, 1, 1),
+            (Plan::Gemm(Tile::Wide), 129, 129, 4),
+            (Plan::Gemm(Tile::Narrow), 128, 65, 2),
+            (Plan::Gemm(Tile::Small), 65, 64, 2),
             (Plan::Gather, 129, 64, 2),
             // 65,536 images of 224x224, and 2^31 values.
-            (Plan::Gemm(NARROW), 65_536 * 224 * 224, 64, 25_690_112),
-            (Plan::Gemm(WIDE), 1 << 24, 128, 1 << 17),
+            (Plan::Gemm(Tile::Narrow), 65_536 * 224 * 224, 64, 25_690_112),
+            (Plan::Gemm(Tile::Wide), 1 << 24, 128, 1 << 17),
             (Plan::Direct, 3, 256, 3),
+            (Plan::Direct, 65_536 * 224 * 224, 64, 1056),
         ] {
             let what = format!("{plan:?}, {pixels} pixels, {channels} channels");
-            assert_eq!(plan.blocks(pixels, channels), Ok(expected), "{what}");
+            assert_eq!(plan.blocks(pixels, channels, 132), Ok(expected), "{what}");
         }
         for pixels in [1 << 39, usize::MAX] {
             assert!(
-                matches!(Plan::Gemm(WIDE).blocks(pixels, 512), Err(CudaError::Limit { .. })),
+                matches!(Plan::Gemm(Tile::Wide).blocks(pixels, 512, 132), Err(CudaError::Limit { .. })),
                 "{pixels} pixels"
             );
         }
@@ -441,7 +460,8 @@ mod tests {
 
     #[test]
     fn shared_memory_fits_the_smallest_card() {
-        for plan in [Plan::Gemm(WIDE), Plan::Gemm(NARROW), Plan::Gemm(SMALL), Plan::Gather] {
+        for plan in [Plan::Gemm(Tile::Wide), Plan::Gemm(Tile::Narrow), Plan::Gemm(Tile::Small), Plan::Gather]
+        {
             assert!(plan.shared() <= 48 << 10, "{plan:?}"); // two blocks in the 100 KiB of compute capability 8.6
         }
         assert_eq!(Plan::Direct.shared(), 0);

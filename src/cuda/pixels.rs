@@ -1,7 +1,7 @@
 //! Pixels to the values that a network reads, in its precision; `kernels/pixels.cu`.
 
 use super::memory::Pointer;
-use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, expect, to_u32};
+use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, elementwise, expect, to_u32};
 use crate::input::PixelScaling;
 use crate::model::Pair;
 
@@ -13,7 +13,8 @@ pub(crate) struct PixelsArgs {
     table: Pointer,
     output: Pointer,
     images: Pointer,
-    values: u64,
+    values: u32,
+    most: u32,
 }
 const _: () = assert!(size_of::<PixelsArgs>() == 40);
 
@@ -32,9 +33,6 @@ pub(crate) const CAST: [Kernel<PixelsArgs>; 3] = [
     Kernel::new("pixels", "pixels_cast_f16", 256),
     Kernel::new("pixels", "pixels_cast_bf16", 256),
 ];
-
-/// Blocks of [`NORMALIZE`] that a multiprocessor runs at a time: more would only load the table again.
-const RESIDENT: usize = 8;
 
 /// `(value / 255 - mean) / std` per channel and 8-bit value, on the device.
 #[derive(Debug)]
@@ -65,15 +63,8 @@ impl PixelTable {
         let shape = [images.most(), size.height, size.width, 3];
         expect("pixels", pixels.len(), &shape)?;
         output.expect("pixel values", output.precision(), &shape)?;
-        let arguments = PixelsArgs {
-            input: aligned(pixels.pointer())?,
-            table: self.0.pointer(),
-            output: output.pointer(),
-            images: images.pointer(),
-            values: (output.len() / images.most().max(1)) as u64,
-        };
-        let most = stream.device().info().multiprocessors as usize * RESIDENT;
-        launch(stream, &NORMALIZE[output.precision().index()], output.len(), most, &arguments)
+        let values = size.height.saturating_mul(size.width).saturating_mul(3);
+        launch(stream, &NORMALIZE, images, values, pixels.pointer(), self.0.pointer(), output)
     }
 }
 
@@ -91,27 +82,29 @@ pub fn enqueue_cast(
 ) -> Result<(), CudaError> {
     expect("pixels", values.len(), &[images.most(), per_image])?;
     output.expect("pixel values", output.precision(), &[images.most(), per_image])?;
-    let arguments = PixelsArgs {
-        input: aligned(values.pointer())?,
-        table: Pointer::NULL,
-        output: output.pointer(),
-        images: images.pointer(),
-        values: per_image as u64,
-    };
-    launch(stream, &CAST[output.precision().index()], output.len(), usize::MAX, &arguments)
-}
-
-fn aligned(input: Pointer) -> Result<Pointer, CudaError> {
-    if input.is_aligned(16) { Ok(input) } else { Err(CudaError::Alignment { what: "pixels", bytes: 16 }) }
+    launch(stream, &CAST, images, per_image, values.pointer(), Pointer::NULL, output)
 }
 
 fn launch(
     stream: &Stream,
-    kernel: &Kernel<PixelsArgs>,
+    kernels: &[Kernel<PixelsArgs>; 3],
+    images: &Rows,
     values: usize,
-    most_blocks: usize,
-    arguments: &PixelsArgs,
+    input: Pointer,
+    table: Pointer,
+    output: &Tensor,
 ) -> Result<(), CudaError> {
-    let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)).min(most_blocks))?;
-    stream.launch(kernel, [blocks, 1, 1], 0, arguments)
+    if !input.is_aligned(16) {
+        return Err(CudaError::Alignment { what: "pixels", bytes: 16 });
+    }
+    let arguments = PixelsArgs {
+        input,
+        table,
+        output: output.pointer(),
+        images: images.pointer(),
+        values: to_u32("values of an image", values)?,
+        most: to_u32("images", images.most())?,
+    };
+    let blocks = elementwise::blocks(output.len().div_ceil(8), stream.device().info().multiprocessors);
+    stream.launch(&kernels[output.precision().index()], [blocks, 1, 1], 0, &arguments)
 }
