@@ -53,6 +53,11 @@ pub(crate) const TILE_64X64: [ConvKernel; 3] = [
     Kernel::new("conv", "conv_64x64_f16", 128),
     Kernel::new("conv", "conv_64x64_bf16", 128),
 ];
+pub(crate) const PAIRS: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_pairs_f32", 256),
+    Kernel::new("conv", "conv_pairs_f16", 256),
+    Kernel::new("conv", "conv_pairs_bf16", 256),
+];
 pub(crate) const GATHER: [ConvKernel; 3] = [
     Kernel::new("conv", "conv_gather_f32", 256),
     Kernel::new("conv", "conv_gather_f16", 256),
@@ -66,8 +71,6 @@ pub(crate) const DIRECT: [ConvKernel; 3] = [
 
 /// Bytes along the summed axis that a tile has.
 const TILE_ROW: usize = 64;
-/// Bytes that a thread loads at once; an address of so many values must be a multiple of them.
-const CHUNK: usize = 16;
 const STAGES: usize = 3;
 /// A line that no image has, whatever line the window starts in.
 const NOWHERE: i32 = 1 << 30;
@@ -79,9 +82,11 @@ const MOST_GRID: usize = (1 << 31) - 1;
 /// How a convolution runs, and with it the layout of its weights. A function of the layer alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
-    /// Implicit GEMM.
+    /// Implicit GEMM that copies 16 bytes of a tap at a time.
     Gemm,
-    /// The same where chunks of 16 bytes have several taps.
+    /// The same, 8 bytes at a time.
+    Pairs,
+    /// The same, a value at a time.
     Gather,
     /// One thread per value.
     Direct,
@@ -89,12 +94,15 @@ enum Algorithm {
 
 impl Algorithm {
     fn of(shape: &ConvShape, precision: Precision) -> Algorithm {
+        let bytes = shape.in_channels * precision.bytes();
         if shape.groups > 1 {
             Algorithm::Direct
-        } else if !(shape.in_channels * precision.bytes()).is_multiple_of(CHUNK) {
-            Algorithm::Gather
-        } else {
+        } else if bytes.is_multiple_of(16) {
             Algorithm::Gemm
+        } else if bytes.is_multiple_of(8) {
+            Algorithm::Pairs
+        } else {
+            Algorithm::Gather
         }
     }
 }
@@ -145,6 +153,7 @@ impl Tile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Gemm(Tile),
+    Pairs,
     Gather,
     Direct,
 }
@@ -154,6 +163,7 @@ impl Plan {
     fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: u32) -> Plan {
         match algorithm {
             Algorithm::Gemm => Plan::Gemm(Tile::of(pixels, out_channels, multiprocessors)),
+            Algorithm::Pairs => Plan::Pairs,
             Algorithm::Gather => Plan::Gather,
             Algorithm::Direct => Plan::Direct,
         }
@@ -162,7 +172,7 @@ impl Plan {
     fn tile(self) -> Option<Tile> {
         match self {
             Plan::Gemm(tile) => Some(tile),
-            Plan::Gather => Some(Tile::Narrow),
+            Plan::Pairs | Plan::Gather => Some(Tile::Narrow),
             Plan::Direct => None,
         }
     }
@@ -172,6 +182,7 @@ impl Plan {
             Plan::Gemm(Tile::Wide) => &TILE_128X128,
             Plan::Gemm(Tile::Narrow) => &TILE_128X64,
             Plan::Gemm(Tile::Small) => &TILE_64X64,
+            Plan::Pairs => &PAIRS,
             Plan::Gather => &GATHER,
             Plan::Direct => &DIRECT,
         };
@@ -343,17 +354,15 @@ fn depth(shape: &ConvShape, precision: Precision) -> usize {
     (taps * shape.in_channels).next_multiple_of(TILE_ROW / precision.bytes())
 }
 
-/// The table that leads from a place in the sum to a place in the input: an entry per chunk of a tap's channels, per single
-/// channel where chunks have several taps, or per tap.
+/// The table that leads from a place in the sum to a place in the input: an entry for every copy of a tap's channels, or
+/// for every tap.
 fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorithm) -> Vec<Tap> {
     let Pair { height, width } = shape.kernel;
-    let (step, entries) = match algorithm {
-        Algorithm::Direct => (shape.in_channels, height * width),
+    let (step, places) = match algorithm {
+        Algorithm::Gemm => (16 / precision.bytes(), depth(shape, precision)),
+        Algorithm::Pairs => (8 / precision.bytes(), depth(shape, precision)),
         Algorithm::Gather => (1, depth(shape, precision)),
-        Algorithm::Gemm => {
-            let step = CHUNK / precision.bytes();
-            (step, depth(shape, precision) / step)
-        }
+        Algorithm::Direct => (shape.in_channels, shape.in_channels * height * width),
     };
     let int = |value: usize| i32::try_from(value).unwrap_or(NOWHERE);
     let entry = |at: usize| {
@@ -366,7 +375,7 @@ fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorith
         let offset = (line * size.width + column) * shape.in_channels + channel;
         [int(line), int(column), int(offset), 0]
     };
-    (0..entries).map(entry).collect()
+    (0..places / step).map(entry).collect()
 }
 
 /// The weights in the order in which the kernel reads them.
@@ -403,7 +412,10 @@ mod tests {
         for (ins, precision, expected) in [
             (64, Precision::F16, Algorithm::Gemm),
             (3, Precision::F16, Algorithm::Gather),
-            (12, Precision::Bf16, Algorithm::Gather),
+            (12, Precision::Bf16, Algorithm::Pairs),
+            (6, Precision::Bf16, Algorithm::Gather),
+            (6, Precision::F32, Algorithm::Pairs),
+            (5, Precision::F32, Algorithm::Gather),
             (12, Precision::F32, Algorithm::Gemm), // 48 bytes are three chunks
         ] {
             let found = Algorithm::of(&shape(ins, 64, 3), precision);
@@ -460,8 +472,7 @@ mod tests {
 
     #[test]
     fn shared_memory_fits_the_smallest_card() {
-        for plan in [Plan::Gemm(Tile::Wide), Plan::Gemm(Tile::Narrow), Plan::Gemm(Tile::Small), Plan::Gather]
-        {
+        for plan in [Plan::Gemm(Tile::Wide), Plan::Gemm(Tile::Narrow), Plan::Gemm(Tile::Small), Plan::Pairs] {
             assert!(plan.shared() <= 48 << 10, "{plan:?}"); // two blocks in the 100 KiB of compute capability 8.6
         }
         assert_eq!(Plan::Direct.shared(), 0);
@@ -472,7 +483,7 @@ mod tests {
     fn tables_lead_each_place_to_its_tap() {
         let size = Pair { height: 7, width: 9 };
         for (ins, precision) in
-            [(3, Precision::F16), (8, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
+            [(3, Precision::F16), (4, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
         {
             let shape = ConvShape { dilation: Pair { height: 2, width: 3 }, ..shape(ins, 1, 3) };
             let algorithm = Algorithm::of(&shape, precision);
