@@ -316,7 +316,7 @@ mod cuda {
             let count = stream.upload("images", &[0u32]).unwrap();
             Loaded {
                 stream: stream.clone(),
-                input: poisoned(stream, precision, most * network.input().len()),
+                input: poisoned(stream, precision, most * network.stored().len()),
                 output: poisoned(stream, precision, most * network.width()),
                 images: Rows::new(most, count.clone()).unwrap(),
                 network,
@@ -334,13 +334,15 @@ mod cuda {
             let batch = pixels.len() / self.network.input().len();
             self.stream.upload_to(&[u32::try_from(batch).unwrap()], &self.count).unwrap();
             let mut values = pixels.to_vec();
-            values.resize(self.input.len(), f32::NAN);
+            values.resize(self.images.most() * self.network.input().len(), f32::NAN);
             let rows = Rows::exactly(&self.stream, self.images.most()).unwrap();
-            let values = self.stream.upload("pixels", &values).unwrap();
-            let len = self.network.input().len();
-            enqueue_cast(&self.stream, &rows, len, &values, &self.input).unwrap();
-            let poison = self.stream.upload("poison", &vec![f32::NAN; self.output.len()]).unwrap();
-            enqueue_cast(&self.stream, &rows, self.network.width(), &poison, &self.output).unwrap();
+            let cast = |channels, stored, values: &[f32], to| {
+                let values = self.stream.upload("values", values).unwrap();
+                enqueue_cast(&self.stream, &rows, channels, stored, &values, to).unwrap();
+            };
+            cast(self.network.input().channels, self.network.stored(), &values, &self.input);
+            let width = self.network.width();
+            cast(width, image(1, 1, width), &vec![f32::NAN; self.output.len()], &self.output);
             self.stream.fill(&self.workspace, 0xFF).unwrap();
             self.stream.synchronize().unwrap();
         }
@@ -404,6 +406,29 @@ mod cuda {
     fn every_operation_agrees_with_the_cpu() {
         for (height, width) in [(9, 8), (16, 17), (2, 3)] {
             check("all ops", &Network::compile(image(height, width, 3), &layers(ALL_OPS), "").unwrap(), 2);
+        }
+    }
+
+    /// Images of each number of channels, read by a convolution, by another operation, by none.
+    #[test]
+    fn images_have_the_channels_that_their_readers_take() {
+        let pool = r#"{"op": "global_avg_pool"}"#;
+        let conv = r#"{"op": "conv", "name": "a", "out_channels": 8, "kernel": 3, "padding": 1}"#;
+        let depthwise = r#"{"op": "conv", "name": "a", "out_channels": 12, "groups": CHANNELS, "kernel": 3, "padding": 1}"#;
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let stored = |network: &Network| Loaded::new(&stream, network, Precision::F16, 1).network.stored();
+        for channels in [1, 2, 3, 4, 6] {
+            for (text, dense) in [(conv, true), (depthwise, channels == 1), (r#"{"op": "relu"}"#, false)] {
+                let json = format!("[{text}, {pool}]").replace("CHANNELS", &channels.to_string());
+                let network = Network::compile(image(5, 4, channels), &layers(&json), "").unwrap();
+                check(&json, &network, 2);
+                let expected = if dense { channels.next_multiple_of(4) } else { channels };
+                assert_eq!(stored(&network), image(5, 4, expected), "{channels} channels, {json}");
+            }
+            let none = Network::compile(image(1, 1, channels), &[], "").unwrap();
+            check("no steps", &none, 2);
+            assert_eq!(stored(&none), image(1, 1, channels));
         }
     }
 

@@ -1,11 +1,13 @@
 //! A convolutional network on the device: runs the steps of a [`model::Network`] over a batch of images.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::conv::Conv;
 use super::elementwise::{Elementwise, ScaleShift};
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, pool};
 use crate::cpu::batch_norm;
+use crate::cpu::conv::ConvShape;
 use crate::cpu::network::{PackError, conv_weights, with_batch_norm};
 use crate::cpu::pool::{PoolKind, PoolShape};
 use crate::model::{self, MapShape, Op, Pair, Step};
@@ -14,6 +16,8 @@ use crate::weights::Checkpoint;
 /// A network with its weights on the device. An image's result does not depend on the others of the batch.
 pub struct Network {
     network: model::Network,
+    /// The shape in which an image lies in memory.
+    stored: MapShape,
     precision: Precision,
     /// What each step computes.
     layers: Vec<Layer>,
@@ -62,15 +66,25 @@ impl Network {
         checkpoint: &Checkpoint,
         precision: Precision,
     ) -> Result<Network, LoadError> {
-        let layer = |step: &Step| Layer::new(stream, step, shape(network, step.input), checkpoint, precision);
+        let stored = stored(network);
+        let layer = |step: &Step| {
+            let map = if step.input == 0 { stored } else { shape(network, step.input) };
+            Layer::new(stream, step, map, checkpoint, precision)
+        };
         let layers = network.steps.iter().map(layer).collect::<Result<_, _>>()?;
         let plan = Plan::new(network, precision);
-        Ok(Network { network: network.clone(), precision, layers, plan })
+        Ok(Network { network: network.clone(), stored, precision, layers, plan })
     }
 
     /// The shape of an image.
     pub fn input(&self) -> MapShape {
         self.network.input
+    }
+
+    /// The shape in which [`enqueue`](Network::enqueue) takes an image: that of [`input`](Network::input), but for channels
+    /// behind its own, which are zeros.
+    pub fn stored(&self) -> MapShape {
+        self.stored
     }
 
     /// Values of an image's output.
@@ -88,8 +102,8 @@ impl Network {
         self.plan.bytes.saturating_mul(images)
     }
 
-    /// Computes `output: [images.most(), width]` from `input: [images.most(), height, width, channels]`, both in the network's
-    /// precision and at multiples of 16 bytes. Feature maps lie in `workspace`, of at least
+    /// Computes `output: [images.most(), width]` from `input: [images.most(), height, width, channels]`, of the shape
+    /// [`stored`](Network::stored), both in the network's precision and at multiples of 16 bytes. Feature maps lie in `workspace`, of at least
     /// [`workspace(images.most())`](Network::workspace) bytes, at a multiple of 16 bytes. Allocates nothing and does not wait:
     /// it can be recorded.
     ///
@@ -105,7 +119,7 @@ impl Network {
         output: &Tensor,
     ) -> Result<(), CudaError> {
         let most = images.most();
-        expect("images", input.len(), &[most, self.network.input.len()])?;
+        expect("images", input.len(), &[most, self.stored.len()])?;
         expect("network output", output.len(), &[most, self.width()])?;
         let needed = self.workspace(most);
         if workspace.len() < needed {
@@ -163,7 +177,9 @@ impl Layer {
             Op::Conv(plan) => {
                 let (weight, bias) = conv_weights(plan, checkpoint)?;
                 let size = Pair { height: map.height, width: map.width };
-                let conv = Conv::new(stream, &plan.shape(), size, precision, &weight, bias.as_deref())?;
+                let mut shape = plan.shape();
+                let weight = with_channels(&mut shape, map.channels, &weight);
+                let conv = Conv::new(stream, &shape, size, precision, &weight, bias.as_deref())?;
                 Layer::Conv { conv: Box::new(conv), residual: plan.residual, relu: plan.relu }
             }
             Op::BatchNorm(norm) => {
@@ -181,6 +197,34 @@ impl Layer {
             Op::GlobalAvgPool => Layer::GlobalAvgPool,
         })
     }
+}
+
+/// How the network's image lies in memory: where only convolutions read it, with as many channels as fill the least copy
+/// that a convolution makes asynchronously in every precision, four.
+fn stored(network: &model::Network) -> MapShape {
+    let reads_dense = |step: &Step| {
+        step.reads().enumerate().all(|(operand, value)| {
+            value != 0 || matches!(&step.op, Op::Conv(conv) if operand == 0 && conv.groups == 1)
+        })
+    };
+    let channels = network.input.channels;
+    let dense = !network.steps.is_empty() && network.steps.iter().all(reads_dense);
+    MapShape { channels: if dense { channels.next_multiple_of(4) } else { channels }, ..network.input }
+}
+
+/// Gives a convolution over `shape.in_channels` so many, with weights of zero for the others.
+fn with_channels<'a>(shape: &mut ConvShape, channels: usize, weight: &'a [f32]) -> Cow<'a, [f32]> {
+    if shape.in_channels == channels {
+        return weight.into();
+    }
+    let taps = shape.kernel.height * shape.kernel.width;
+    let (own, all) = (shape.in_channels * taps, channels * taps);
+    shape.in_channels = channels;
+    let mut padded = vec![0.0; shape.out_channels * all]; // [out_channels, channels, kernel height, kernel width]
+    for (to, from) in padded.chunks_exact_mut(all).zip(weight.chunks_exact(own)) {
+        to[..own].copy_from_slice(from);
+    }
+    padded.into()
 }
 
 /// The shape of value `at`.

@@ -3,7 +3,7 @@
 use super::memory::Pointer;
 use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, elementwise, expect, to_u32};
 use crate::input::PixelScaling;
-use crate::model::Pair;
+use crate::model::MapShape;
 
 /// The struct of the kernels.
 #[repr(C)]
@@ -13,10 +13,12 @@ pub(crate) struct PixelsArgs {
     table: Pointer,
     output: Pointer,
     images: Pointer,
-    values: u32,
     most: u32,
+    pixels: u32,
+    channels: u32,
+    stored: u32,
 }
-const _: () = assert!(size_of::<PixelsArgs>() == 40);
+const _: () = assert!(size_of::<PixelsArgs>() == 48);
 
 // SAFETY: `repr(C)`, with the fields of the struct in `kernels/pixels.cu`.
 unsafe impl Arguments for PixelsArgs {}
@@ -47,63 +49,68 @@ impl PixelTable {
         Ok(PixelTable(stream.upload("pixel table", scaling.table().as_flattened())?))
     }
 
-    /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of `output`, of the same shape; both
-    /// at multiples of 16 bytes.
+    /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of
+    /// `output: [images.most(), height, width, channels]`, at a multiple of 16 bytes; channels behind the third are zeros.
     ///
     /// # Errors
-    /// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+    /// [`CudaError::Shape`] for a `stored` of fewer than 3 channels; [`CudaError::Length`], [`CudaError::Alignment`];
+    /// [`CudaError::Limit`] for images of 2^32 pixels; what the launch fails with.
     pub fn enqueue(
         &self,
         stream: &Stream,
         images: &Rows,
-        size: Pair,
+        stored: MapShape,
         pixels: &Slice<u8>,
         output: &Tensor,
     ) -> Result<(), CudaError> {
-        let shape = [images.most(), size.height, size.width, 3];
-        expect("pixels", pixels.len(), &shape)?;
-        output.expect("pixel values", output.precision(), &shape)?;
-        let values = size.height.saturating_mul(size.width).saturating_mul(3);
-        launch(stream, &NORMALIZE, images, values, pixels.pointer(), self.0.pointer(), output)
+        expect("pixels", pixels.len(), &[images.most(), stored.height, stored.width, 3])?;
+        launch(stream, &NORMALIZE, images, 3, stored, [pixels.pointer(), self.0.pointer()], output)
     }
 }
 
-/// Rounds `values: [images.most(), per_image]` to the precision of `output`, of the same shape; both at multiples of 16
-/// bytes.
+/// Rounds `values: [images.most(), height, width, channels]` to the precision of
+/// `output: [images.most(), height, width, stored.channels]`, at a multiple of 16 bytes; channels that only `stored` has are
+/// zeros.
 ///
 /// # Errors
-/// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+/// [`CudaError::Shape`] for a `stored` of fewer channels; [`CudaError::Length`], [`CudaError::Alignment`];
+/// [`CudaError::Limit`] for images of 2^32 pixels; what the launch fails with.
 pub fn enqueue_cast(
     stream: &Stream,
     images: &Rows,
-    per_image: usize,
+    channels: usize,
+    stored: MapShape,
     values: &Slice<f32>,
     output: &Tensor,
 ) -> Result<(), CudaError> {
-    expect("pixels", values.len(), &[images.most(), per_image])?;
-    output.expect("pixel values", output.precision(), &[images.most(), per_image])?;
-    launch(stream, &CAST, images, per_image, values.pointer(), Pointer::NULL, output)
+    expect("pixels", values.len(), &[images.most(), stored.height, stored.width, channels])?;
+    launch(stream, &CAST, images, channels, stored, [values.pointer(), Pointer::NULL], output)
 }
 
 fn launch(
     stream: &Stream,
     kernels: &[Kernel<PixelsArgs>; 3],
     images: &Rows,
-    values: usize,
-    input: Pointer,
-    table: Pointer,
+    channels: usize,
+    stored: MapShape,
+    [input, table]: [Pointer; 2],
     output: &Tensor,
 ) -> Result<(), CudaError> {
-    if !input.is_aligned(16) {
-        return Err(CudaError::Alignment { what: "pixels", bytes: 16 });
+    let MapShape { height, width, channels: of } = stored;
+    output.expect("pixel values", output.precision(), &[images.most(), height, width, of])?;
+    if channels > of {
+        return Err(CudaError::shape(format_args!("{channels} channels do not fit {of}")));
     }
+    let number = |value| to_u32("side of an image", value);
     let arguments = PixelsArgs {
         input,
         table,
         output: output.pointer(),
         images: images.pointer(),
-        values: to_u32("values of an image", values)?,
-        most: to_u32("images", images.most())?,
+        most: number(images.most())?,
+        pixels: number(height.saturating_mul(width))?,
+        channels: number(channels)?,
+        stored: number(of)?,
     };
     let blocks = elementwise::blocks(output.len().div_ceil(8), stream.device().info().multiprocessors);
     stream.launch(&kernels[output.precision().index()], [blocks, 1, 1], 0, &arguments)
