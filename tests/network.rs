@@ -478,6 +478,43 @@ mod cuda {
         }
     }
 
+    /// A weight and a scale whose product in f64 lies just above the middle of two values of the precision. An f32 is that
+    /// middle, which would be rounded to the even one, below.
+    #[test]
+    fn folded_weights_are_rounded_once() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let json = r#"[{"op": "conv", "name": "a", "out_channels": 1, "kernel": 1},
+                       {"op": "batch_norm", "name": "n", "eps": 0.0}]"#;
+        let network = Network::compile(image(1, 1, 1), &layers(json), "").unwrap();
+        let power = |exponent: i32| 2f32.powi(exponent);
+        for (precision, weight, scale, expected) in [
+            (Precision::F16, 1.0 + power(-12), 1.0 + power(-12), 1.0 + power(-10)),
+            (Precision::Bf16, 1.0 + power(-8) - power(-17), 1.0 + power(-17), 1.0 + power(-7)),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            let tensor =
+                |name: &str, shape: &[usize], value| (name.to_string(), (shape.to_vec(), vec![value]));
+            let tensors = BTreeMap::from([
+                tensor("a.weight", &[1, 1, 1, 1], weight),
+                tensor("n.weight", &[1], scale),
+                tensor("n.bias", &[1], 0.0),
+                tensor("n.running_mean", &[1], 0.0),
+                tensor("n.running_var", &[1], 1.0),
+            ]);
+            common::write_safetensors(&path, &tensors);
+            let checkpoint = Checkpoint::mmap(&path).unwrap();
+            let network = DeviceNetwork::new(&stream, &network, &checkpoint, precision).unwrap();
+            let images = Rows::exactly(&stream, 1).unwrap();
+            let input = Tensor::upload(&stream, "pixel", precision, &[1.0, 0.0, 0.0, 0.0]).unwrap();
+            let workspace = Slice::new(&device, "workspace", network.workspace(1)).unwrap();
+            let output = poisoned(&stream, precision, 1);
+            network.enqueue(&stream, &images, &input, &workspace, &output).unwrap();
+            assert_eq!(output.download(&stream).unwrap(), [expected], "{precision:?}");
+        }
+    }
+
     /// An image has the same bits alone, in a batch, in every run, and from a recorded graph.
     #[test]
     fn an_image_has_its_own_bits() {

@@ -55,7 +55,7 @@ pub enum LoadError {
 }
 
 impl Network {
-    /// Folds batch norms into the convolutions before them, in f64, rounds the weights to `precision` and uploads them.
+    /// Folds batch norms into the convolutions before them, in f64, rounds the weights once, to `precision`, and uploads them.
     ///
     /// # Errors
     /// [`LoadError::Pack`] if the checkpoint lacks a tensor of the network or has it in another shape,
@@ -175,7 +175,7 @@ impl Layer {
     ) -> Result<Layer, LoadError> {
         Ok(match &step.op {
             Op::Conv(plan) => {
-                let (weight, bias) = conv_weights(plan, checkpoint)?;
+                let (weight, bias) = conv_weights(plan, checkpoint, |x| narrow(x, precision))?;
                 let size = Pair { height: map.height, width: map.width };
                 let mut shape = plan.shape();
                 let weight = with_channels(&mut shape, map.channels, &weight);
@@ -210,6 +210,18 @@ fn stored(network: &model::Network) -> MapShape {
     let channels = network.input.channels;
     let dense = !network.steps.is_empty() && network.steps.iter().all(reads_dense);
     MapShape { channels: if dense { channels.next_multiple_of(4) } else { channels }, ..network.input }
+}
+
+/// An f32 that is rounded to `precision` as `x` would be. For the narrow precisions it is the next towards 0, made odd where
+/// `x` is not exact: on the same side as `x` of all that they hold and of all that lies half-way between.
+#[allow(clippy::cast_possible_truncation)] // the rounding to f32 is the point
+fn narrow(x: f64, precision: Precision) -> f32 {
+    let near = x as f32;
+    if precision == Precision::F32 || f64::from(near) == x {
+        return near;
+    }
+    let towards_zero = if f64::from(near).abs() > x.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | 1)
 }
 
 /// Gives a convolution over `shape.in_channels` so many, with weights of zero for the others.
@@ -304,6 +316,33 @@ mod tests {
         // The stem's map of 112x112x64 and what its pool makes of it.
         assert_eq!(check(&named(Architecture::Resnet18)).bytes, 5 * map);
         assert_eq!(check(&named(Architecture::Vgg16)).bytes, 2 * 224 * 224 * 64 * 2);
+    }
+
+    #[test]
+    fn narrow_values_are_rounded_once() {
+        let power = |exponent: i32| 2f64.powi(exponent);
+        for (x, single, half, brain) in [
+            (1.0, 1.0, 1.0, 1.0),
+            // Just above a tie, and just below; ties go to even.
+            (1.0 + power(-11) + power(-40), 1.0 + power(-11), 1.0 + power(-10), 1.0),
+            (1.0 + power(-11), 1.0 + power(-11), 1.0, 1.0),
+            (1.0 + 3.0 * power(-11) - power(-40), 1.0 + 3.0 * power(-11), 1.0 + power(-10), 1.0),
+            (-1.0 - power(-8) - power(-40), -1.0 - power(-8), -1.0 - power(-8), -1.0 - power(-7)),
+            // Too small and too large for one or all.
+            (power(-200), 0.0, 0.0, 0.0),
+            (power(-25) + power(-60), power(-25), power(-24), power(-25)),
+            (65520.0 - power(-20), 65520.0, 65504.0, 65536.0),
+            (1e300, f64::INFINITY, f64::INFINITY, f64::INFINITY),
+            (f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY),
+        ] {
+            let found = [
+                f64::from(narrow(x, Precision::F32)),
+                half::f16::from_f32(narrow(x, Precision::F16)).to_f64(),
+                half::bf16::from_f32(narrow(x, Precision::Bf16)).to_f64(),
+            ];
+            assert_eq!(found, [single, half, brain], "{x:e}");
+        }
+        assert!(narrow(f64::NAN, Precision::F16).is_nan());
     }
 
     #[test]
