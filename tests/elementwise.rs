@@ -137,7 +137,7 @@ mod cuda {
     use mercer::cuda::elementwise::{Elementwise, ScaleShift};
     use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor};
 
-    use super::device::{device, device_with, poisoned, round, rows};
+    use super::device::{device, device_with, marked, round, rows};
     use super::*;
 
     /// Where the output goes.
@@ -168,15 +168,14 @@ mod cuda {
             let Run { stream, precision, shape: [images, pixels, channels], place } = *self;
             let (len, most) = (pixels * channels, rows.most());
             let part = |all: &Tensor| all.part(0..most * len).unwrap();
-            // Where the most are the images, a result behind them is no NaN.
-            let upload = |values: &[f32], behind: f32| {
+            let upload = |values: &[f32]| {
                 let mut values = values.to_vec();
-                values.resize((images + 1) * len, if most > images { f32::NAN } else { behind });
+                values.resize((images + 1) * len, f32::NAN);
                 Tensor::upload(stream, "operand", precision, &values).unwrap()
             };
-            let (input, other) = (upload(&values.input, 3.0), upload(&values.other, 4.0));
+            let (input, other) = (upload(&values.input), upload(&values.other));
             let output = match place {
-                Place::Apart => poisoned(stream, precision, (images + 1) * len),
+                Place::Apart => marked(stream, precision, (images + 1) * len),
                 Place::OverInput => input.clone(),
                 Place::OverOther => other.clone(),
             };

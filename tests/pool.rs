@@ -208,7 +208,7 @@ mod cuda {
     use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor, pool as device_pool};
     use mercer::model::MapShape;
 
-    use super::device::{device, device_with, poisoned, round, rows, tolerance};
+    use super::device::{MARK, device, device_with, marked, round, rows, tolerance};
     use super::*;
 
     /// The device's output for `batch` images in buffers that hold one more. Behind the last image the input is NaN, and the
@@ -234,13 +234,12 @@ mod cuda {
     ) -> Vec<f32> {
         let map = MapShape { height, width, channels };
         let part = |all: &Tensor, per_image: usize| all.part(0..images.most() * per_image).unwrap();
-        // Room for one image more. Where all others are computed, a result of it is no NaN.
         let mut data = data.to_vec();
-        data.resize((batch + 1) * map.len(), if images.most() > batch { f32::NAN } else { 1.0 });
+        data.resize((batch + 1) * map.len(), f32::NAN);
         let input = part(&Tensor::upload(stream, "input", precision, &data).unwrap(), map.len());
         let out = pool.map_or(Pair::square(1), |(_, shape)| shape.output(height, width).unwrap());
         let per_image = out.height * out.width * channels;
-        let output = poisoned(stream, precision, (batch + 1) * per_image);
+        let output = marked(stream, precision, (batch + 1) * per_image);
         let to = part(&output, per_image);
         match pool {
             Some((kind, shape)) => {
@@ -250,7 +249,7 @@ mod cuda {
         }
         let mut found = output.download(stream).unwrap();
         let behind = found.split_off(batch * per_image);
-        assert!(behind.iter().all(|x| x.is_nan()), "{pool:?} {precision:?}: writes behind the last image");
+        assert!(behind.iter().all(|&x| x == MARK), "{pool:?} {precision:?}: writes behind the last image");
         found
     }
 

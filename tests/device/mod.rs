@@ -59,6 +59,14 @@ pub fn poisoned(stream: &Stream, precision: Precision, len: usize) -> Tensor {
     Tensor::upload(stream, "poison", precision, &vec![f32::NAN; len]).unwrap()
 }
 
+/// What [`marked`] memory holds.
+pub const MARK: f32 = -77.0;
+
+/// `len` times [`MARK`], for outputs of inputs that are NaN where nothing may be read: what is written there shows too.
+pub fn marked(stream: &Stream, precision: Precision, len: usize) -> Tensor {
+    Tensor::upload(stream, "marks", precision, &vec![MARK; len]).unwrap()
+}
+
 /// `count` rows, said to be at most `most`.
 pub fn rows(stream: &Stream, most: usize, count: usize) -> Rows {
     Rows::new(most, stream.upload("rows", &[u32::try_from(count).unwrap()]).unwrap()).unwrap()
