@@ -6,8 +6,8 @@
 //   input, residual, output: T as in ConvArgs, 16-byte aligned; T is f32, f16 or bf16
 //   weight: T [out_channels, depth], 16-byte aligned; depth is kernel height * kernel width * in_channels, padded with
 //           zeros to a multiple of 64 bytes
-//   taps:   int4, one for so many bytes of the sum as have one tap and are copied at once: 16, 8 in the kernels named pairs,
-//           a value in those named gather; in_channels is a multiple; padding is a line of 2^30, in no image
+//   taps:   int4 [depth / copy], copy being the values of one tap that are copied at once: 16 bytes, 8 in the kernels named
+//           pairs, one value in those named gather; in_channels is a multiple of it; padding is a line of 2^30, in no image
 //   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: x = ceil(most pixels / M) * ceil(out_channels / N), columns first, so that blocks which read the same pixels run
@@ -32,8 +32,7 @@ template <int BYTES, class T> DEV void copy(unsigned char* to, const T* from, bo
   }
 }
 
-// The part of the output from pixel `first` and channel `channel` on; `end` is behind the last pixel. TAP: bytes that have
-// one tap.
+// The part of the output from pixel `first` and channel `channel` on; `end` is behind the last pixel. TAP: bytes of a copy.
 template <class T, int M, int N, int WARP_M, int TAP>
 DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t channel) {
   constexpr int WARPS_N = N / 32;

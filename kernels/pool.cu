@@ -9,7 +9,8 @@
 //   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Max and average: any number of blocks in x; a thread takes one channel, or eight, of pixels thread, thread + threads, ...
-// Global: x = most images * ceil(channels / 32); a lane has a channel, warp w of a block lines w, w + 8, ...
+// Global: x = most images * ceil(channels / 32); a lane has a channel, warp w of a block lines w, w + 8, ...; the
+// arguments of windows are not read.
 // Block: 256 threads. Shared memory: 1 KiB, static, in the global mean.
 // Sums are f32 in a fixed order: a line first, then the lines (in the global mean those of a warp, then the warps); one
 // IEEE division. No images: nothing is done. The launch code checks lengths, alignment, and that no window lies in the

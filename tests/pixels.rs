@@ -92,7 +92,7 @@ fn normalised_pixels_are_the_cpus() {
 
 /// Values beyond those that the grid has threads for.
 #[test]
-fn threads_take_further_values() {
+fn threads_take_further_pixels() {
     let Some(device) = device_with(1) else { return };
     let stream = device.stream().unwrap();
     let threads = device.info().multiprocessors as usize * 8 * 256;

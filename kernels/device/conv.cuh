@@ -4,21 +4,21 @@
 #include "values.cuh"
 
 struct ConvArgs {
-  const void* input;     // T [images, height, width, in_channels]
-  const void* weight;    // T, see each kernel
-  const float* bias;     // f32 [out_channels]
-  const void* residual;  // T, as output, or null
-  void* output;          // T [images, out_height, out_width, out_channels]
-  const int4* taps;      // see each kernel: line, column, and offset in values from the first tap of a window
+  const void* input;       // T [images, height, width, in_channels]
+  const void* weight;      // T, see each kernel
+  const float* bias;       // f32 [out_channels]
+  const void* residual;    // T, as output, or null
+  void* output;            // T [images, out_height, out_width, out_channels]
+  const int4* taps;        // see each kernel: line, column, and offset in values from the first tap of a window
   const uint32_t* images;  // u32 [1]
   uint32_t most;           // images that the tensors have room for
   uint32_t height, width, in_channels;
   uint32_t out_height, out_width, out_channels;
   uint32_t stride_height, stride_width;
   uint32_t padding_height, padding_width;
-  uint32_t depth;   // length of the sum
+  uint32_t depth;  // length of the sum
   uint32_t groups;
-  uint32_t relu;    // whether a ReLU ends it
+  uint32_t relu;  // whether a ReLU ends it
 };
 static_assert(sizeof(ConvArgs) == 112, "as in src/cuda/conv.rs");
 

@@ -50,7 +50,8 @@ impl PixelTable {
     }
 
     /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of
-    /// `output: [images.most(), height, width, channels]`, at a multiple of 16 bytes; channels behind the third are zeros.
+    /// `output: [images.most(), height, width, stored.channels]`, at a multiple of 16 bytes; channels behind the third are
+    /// zeros.
     ///
     /// # Errors
     /// [`CudaError::Shape`] for a `stored` of fewer than 3 channels; [`CudaError::Length`], [`CudaError::Alignment`];
