@@ -22,6 +22,10 @@ DEV unsigned long long load_relaxed(const unsigned long long* p) {
 DEV void cp_async16(uint32_t dst, const void* src, bool pred, EMU_SITE) {
   emu::cp_async(emu::shared_from_u32(dst, 16, 16, _site), src, 16, pred ? 16 : 0, _site);
 }
+template <int BYTES>
+DEV void cp_async_ca(uint32_t dst, const void* src, bool pred, EMU_SITE) {
+  emu::cp_async(emu::shared_from_u32(dst, BYTES, BYTES, _site), src, BYTES, pred ? BYTES : 0, _site);
+}
 DEV void cp_async_commit() { emu::cp_async_commit(); }
 template <int N>
 DEV void cp_async_wait() {

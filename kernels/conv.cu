@@ -6,9 +6,9 @@
 //   input, residual, output: T as in ConvArgs, 16-byte aligned; T is f32, f16 or bf16
 //   weight: T [out_channels, depth], 16-byte aligned; depth is kernel height * kernel width * in_channels, padded with
 //           zeros to a multiple of 64 bytes
-//   taps:   int4 [depth / (16 bytes of T)] where a chunk of 16 bytes of the sum has one tap, in_channels being a multiple;
-//           else, in the kernels named gather, int4 [depth]; padding is a line of 2^30, in no image
-//   images: u32 [1], how many there are; behind them nothing is read or written
+//   taps:   int4 [depth / copy], copy being the values of one tap that are copied at once: 16 bytes, 8 in the kernels named
+//           pairs, one value in those named gather; in_channels is a multiple of it; padding is a line of 2^30, in no image
+//   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: x = ceil(most pixels / M) * ceil(out_channels / N), columns first, so that blocks which read the same pixels run
 // together. Block: 32 * (M / WARP_M) * (N / 32) threads. Shared memory: 3 * (M + N) * 64 bytes, dynamic.
@@ -21,8 +21,19 @@
 namespace {
 constexpr int STAGES = 3;
 
-// The part of the output from pixel `first` and channel `channel` on; `end` is behind the last pixel.
-template <class T, int M, int N, int WARP_M, bool GATHER>
+// Copies values of one tap, or zeros. They are there for the block after cp_async_wait and a barrier.
+template <int BYTES, class T> DEV void copy(unsigned char* to, const T* from, bool there) {
+  if constexpr (BYTES == 16) {
+    cp_async16(smem_u32(to), from, there);
+  } else if constexpr (BYTES >= 4) {
+    cp_async_ca<BYTES>(smem_u32(to), from, there);
+  } else {
+    *reinterpret_cast<T*>(to) = there ? __ldg(from) : from_float<T>(0.0f);
+  }
+}
+
+// The part of the output from pixel `first` and channel `channel` on; `end` is behind the last pixel. TAP: bytes of a copy.
+template <class T, int M, int N, int WARP_M, int TAP>
 DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t channel) {
   constexpr int WARPS_N = N / 32;
   constexpr int THREADS = M / WARP_M * WARPS_N * 32;
@@ -48,25 +59,14 @@ DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t chan
     unsigned char* a = shared + step % STAGES * STAGE;
     unsigned char* b = a + M * TILE_ROW;
     const uint32_t at = step * TILE_CHUNKS + chunk;
-    if (GATHER) {
 #pragma unroll
-      for (int i = 0; i < M / LOADERS; ++i) {
-        uint4 bits;
-        T* values = reinterpret_cast<T*>(&bits);
-#pragma unroll
-        for (int k = 0; k < static_cast<int>(CHUNK); ++k) {
-          const int4 tap = __ldg(args.taps + at * CHUNK + k);
-          values[k] = inside(args, corners[i], tap) ? input[corners[i].at + tap.z] : from_float<T>(0.0f);
-        }
-        *reinterpret_cast<uint4*>(a + chunk_offset(row + i * LOADERS, chunk)) = bits;
-      }
-    } else {
-      const int4 tap = __ldg(args.taps + at);
+    for (int part = 0; part < 16 / TAP; ++part) {
+      const int4 tap = __ldg(args.taps + at * (16 / TAP) + part);
 #pragma unroll
       for (int i = 0; i < M / LOADERS; ++i) {
         const bool there = inside(args, corners[i], tap);
         const T* from = there ? input + (corners[i].at + tap.z) : input;
-        cp_async16(smem_u32(a + chunk_offset(row + i * LOADERS, chunk)), from, there);
+        copy<TAP>(a + chunk_offset(row + i * LOADERS, chunk) + part * TAP, from, there);
       }
     }
 #pragma unroll
@@ -115,7 +115,7 @@ DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t chan
           float sums[8];
           load(slab + slab_row * SLAB_STRIDE + lane % 4 * 8, sums);
           const size_t at = pixel * args.out_channels + output;
-          if (args.vector) {
+          if (args.out_channels % 8 == 0) {
             finish<T>(args, at, output, sums);
           } else {
 #pragma unroll
@@ -131,23 +131,26 @@ DEV void conv_tile(const ConvArgs& args, size_t first, size_t end, uint32_t chan
   }
 }
 
-template <class T, int M, int N, int WARP_M, bool GATHER> DEV void conv(const ConvArgs& args) {
+template <class T, int M, int N, int WARP_M, int TAP = 16> DEV void conv(const ConvArgs& args) {
   const uint32_t columns = (args.out_channels + N - 1) / N;
   const size_t first = static_cast<size_t>(blockIdx.x / columns) * M;
-  const size_t end = static_cast<size_t>(*args.images) * args.out_height * args.out_width;
-  if (first < end) conv_tile<T, M, N, WARP_M, GATHER>(args, first, end, blockIdx.x % columns * N);
+  const size_t end = pixels_of(args);
+  if (first < end) conv_tile<T, M, N, WARP_M, TAP>(args, first, end, blockIdx.x % columns * N);
 }
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256) conv_128x128_f32(const ConvArgs args) { conv<float, 128, 128, 64, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_128x128_f16(const ConvArgs args) { conv<__half, 128, 128, 64, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_128x128_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 128, 64, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_128x64_f32(const ConvArgs args) { conv<float, 128, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_128x64_f16(const ConvArgs args) { conv<__half, 128, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_128x64_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(128) conv_64x64_f32(const ConvArgs args) { conv<float, 64, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(128) conv_64x64_f16(const ConvArgs args) { conv<__half, 64, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(128) conv_64x64_bf16(const ConvArgs args) { conv<__nv_bfloat16, 64, 64, 32, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) conv_gather_f32(const ConvArgs args) { conv<float, 128, 64, 32, true>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_f16(const ConvArgs args) { conv<__half, 128, 64, 32, true>(args); }
-extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, true>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x128_f32(const ConvArgs args) { conv<float, 128, 128, 64>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x128_f16(const ConvArgs args) { conv<__half, 128, 128, 64>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x128_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 128, 64>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x64_f32(const ConvArgs args) { conv<float, 128, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x64_f16(const ConvArgs args) { conv<__half, 128, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_128x64_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(128) conv_64x64_f32(const ConvArgs args) { conv<float, 64, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(128) conv_64x64_f16(const ConvArgs args) { conv<__half, 64, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(128) conv_64x64_bf16(const ConvArgs args) { conv<__nv_bfloat16, 64, 64, 32>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_pairs_f32(const ConvArgs args) { conv<float, 128, 64, 32, 8>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_pairs_f16(const ConvArgs args) { conv<__half, 128, 64, 32, 8>(args); }
+extern "C" __global__ void __launch_bounds__(256) conv_pairs_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, 8>(args); }
+extern "C" __global__ void __launch_bounds__(256, 1) conv_gather_f32(const ConvArgs args) { conv<float, 128, 64, 32, 4>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_f16(const ConvArgs args) { conv<__half, 128, 64, 32, 2>(args); }
+extern "C" __global__ void __launch_bounds__(256, 2) conv_gather_bf16(const ConvArgs args) { conv<__nv_bfloat16, 128, 64, 32, 2>(args); }

@@ -6,7 +6,7 @@
 //   input, residual, output: T as in ConvArgs; T is f32, f16 or bf16
 //   weight: T [taps, in_channels / groups, out_channels]
 //   taps:   int4 [depth], one per tap of the window
-//   images: u32 [1], how many there are; behind them nothing is read or written
+//   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: any number of blocks in x; threads take values thread, thread + threads, ... Block: 256 threads. Shared memory:
 // none. Sums are f32 by fused multiply-add, taps outside, channels inside, in order. No images: nothing is done. The
@@ -16,10 +16,9 @@
 namespace {
 template <class T> DEV void conv_direct(const ConvArgs& args) {
   const uint32_t inputs = args.in_channels / args.groups, outputs = args.out_channels / args.groups;
-  const size_t pixels = static_cast<size_t>(*args.images) * args.out_height * args.out_width;
+  const size_t values = pixels_of(args) * args.out_channels;
   const size_t threads = static_cast<size_t>(gridDim.x) * blockDim.x;
-  for (size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < pixels * args.out_channels;
-       at += threads) {
+  for (size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < values; at += threads) {
     const size_t pixel = quotient(at, args.out_channels);
     const uint32_t channel = static_cast<uint32_t>(at - pixel * args.out_channels);
     const Corner window = corner(args, pixel);

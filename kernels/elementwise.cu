@@ -5,11 +5,12 @@
 //   input, other, output: T [images, values], values a multiple of channels, 16-byte aligned; T is f32, f16 or bf16;
 //                         other may be null, and output may be input or other
 //   scale, shift:         f32 [channels], 16-byte aligned, or both null
-//   images:               u32 [1], how many there are; behind them nothing is read or written
+//   images:               u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Grid: any number of blocks in x; threads take values, or groups of eight, thread, thread + threads, ... Block: 256
 // threads. Shared memory: none. Scale and shift are one fused multiply-add in f32. No images: nothing is done. The launch
 // code checks lengths and alignment.
+#include "rows.cuh"
 #include "values.cuh"
 
 struct ElementwiseArgs {
@@ -23,13 +24,13 @@ struct ElementwiseArgs {
   uint32_t channels;
   uint32_t relu;
   uint32_t vector;  // whether eight values from a multiple of 8 on have channels from a multiple of 8 on
-  uint32_t zero;    // no byte is padding
+  uint32_t most;
 };
 static_assert(sizeof(ElementwiseArgs) == 72, "as in src/cuda/elementwise.rs");
 
 namespace {
 template <class T, int N> DEV void elementwise(const ElementwiseArgs& args) {
-  const size_t groups = *args.images * static_cast<size_t>(args.values) / N;
+  const size_t groups = rows_of(args.images, args.most) * static_cast<size_t>(args.values) / N;
   const size_t threads = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t group = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; group < groups; group += threads) {
     const size_t at = group * N;

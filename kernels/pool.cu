@@ -6,39 +6,32 @@
 //
 //   input:  T [images, height, width, channels], 16-byte aligned; T is f32, f16 or bf16
 //   output: T [images, out_height, out_width, channels], 16-byte aligned; global: T [images, channels]
-//   images: u32 [1], how many there are; behind them nothing is read or written
+//   images: u32 [1], how many there are, at most `most`; behind them nothing is read or written
 //
 // Max and average: any number of blocks in x; a thread takes one channel, or eight, of pixels thread, thread + threads, ...
-// Global: x = most images * ceil(channels / 32); a lane has a channel, warp w of a block lines w, w + 8, ...
+// Global: x = most images * ceil(channels / 32); a lane has a channel, warp w of a block lines w, w + 8, ...; the
+// arguments of windows are not read.
 // Block: 256 threads. Shared memory: 1 KiB, static, in the global mean.
 // Sums are f32 in a fixed order: a line first, then the lines (in the global mean those of a warp, then the warps); one
 // IEEE division. No images: nothing is done. The launch code checks lengths, alignment, and that no window lies in the
 // padding alone.
+#include "rows.cuh"
 #include "values.cuh"
 
 struct PoolArgs {
   const void* input;
   void* output;
   const uint32_t* images;
+  uint32_t most;
   uint32_t height, width, channels;
   uint32_t out_height, out_width;
   uint32_t kernel_height, kernel_width;
   uint32_t stride_height, stride_width;
   uint32_t padding_height, padding_width;
   uint32_t count_include_pad;
-  uint32_t vector;  // whether channels is a multiple of 8
-  uint32_t zero;    // no byte is padding
-};
-static_assert(sizeof(PoolArgs) == 80, "as in src/cuda/pool.rs");
-
-struct GlobalPoolArgs {
-  const void* input;
-  void* output;
-  const uint32_t* images;
-  uint32_t height, width, channels;
   uint32_t zero;  // no byte is padding
 };
-static_assert(sizeof(GlobalPoolArgs) == 40, "as in src/cuda/pool.rs");
+static_assert(sizeof(PoolArgs) == 80, "as in src/cuda/pool.rs");
 
 namespace {
 constexpr int WARPS = 8;
@@ -90,7 +83,7 @@ template <class T, int N> DEV void average(const PoolArgs& args, const T* input,
 
 template <class T, int N, bool MAX> DEV void pool(const PoolArgs& args) {
   const uint32_t groups = args.channels / N, per_image = args.out_height * args.out_width * groups;
-  const size_t all = static_cast<size_t>(*args.images) * per_image;
+  const size_t all = static_cast<size_t>(rows_of(args.images, args.most)) * per_image;
   const size_t threads = static_cast<size_t>(gridDim.x) * blockDim.x;
   for (size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; at < all; at += threads) {
     const size_t image = quotient(at, per_image);
@@ -109,7 +102,7 @@ template <class T, int N, bool MAX> DEV void pool(const PoolArgs& args) {
 }
 
 template <class T, bool MAX> DEV void pool(const PoolArgs& args) {
-  if (args.vector) {
+  if (args.channels % 8 == 0) {
     pool<T, 8, MAX>(args);
   } else {
     pool<T, 1, MAX>(args);
@@ -117,7 +110,7 @@ template <class T, bool MAX> DEV void pool(const PoolArgs& args) {
 }
 
 // One image, 32 channels.
-template <class T> DEV void global_average(const GlobalPoolArgs& args, size_t image, uint32_t group) {
+template <class T> DEV void global_average(const PoolArgs& args, size_t image, uint32_t group) {
   SHARED(float, sums, [WARPS][32]);
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = group * 32 + lane;
   float sum = 0.0f;
@@ -141,9 +134,9 @@ template <class T> DEV void global_average(const GlobalPoolArgs& args, size_t im
   }
 }
 
-template <class T> DEV void global_average(const GlobalPoolArgs& args) {
+template <class T> DEV void global_average(const PoolArgs& args) {
   const uint32_t groups = (args.channels + 31) / 32, image = blockIdx.x / groups;
-  if (image < *args.images) global_average<T>(args, image, blockIdx.x % groups);
+  if (image < rows_of(args.images, args.most)) global_average<T>(args, image, blockIdx.x % groups);
 }
 }  // namespace
 
@@ -153,6 +146,6 @@ extern "C" __global__ void __launch_bounds__(256) pool_max_bf16(const PoolArgs a
 extern "C" __global__ void __launch_bounds__(256) pool_average_f32(const PoolArgs args) { pool<float, false>(args); }
 extern "C" __global__ void __launch_bounds__(256, 4) pool_average_f16(const PoolArgs args) { pool<__half, false>(args); }
 extern "C" __global__ void __launch_bounds__(256, 4) pool_average_bf16(const PoolArgs args) { pool<__nv_bfloat16, false>(args); }
-extern "C" __global__ void __launch_bounds__(256) pool_global_average_f32(const GlobalPoolArgs args) { global_average<float>(args); }
-extern "C" __global__ void __launch_bounds__(256) pool_global_average_f16(const GlobalPoolArgs args) { global_average<__half>(args); }
-extern "C" __global__ void __launch_bounds__(256) pool_global_average_bf16(const GlobalPoolArgs args) { global_average<__nv_bfloat16>(args); }
+extern "C" __global__ void __launch_bounds__(256) pool_global_average_f32(const PoolArgs args) { global_average<float>(args); }
+extern "C" __global__ void __launch_bounds__(256) pool_global_average_f16(const PoolArgs args) { global_average<__half>(args); }
+extern "C" __global__ void __launch_bounds__(256) pool_global_average_bf16(const PoolArgs args) { global_average<__nv_bfloat16>(args); }

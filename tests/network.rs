@@ -316,7 +316,7 @@ mod cuda {
             let count = stream.upload("images", &[0u32]).unwrap();
             Loaded {
                 stream: stream.clone(),
-                input: poisoned(stream, precision, most * network.input().len()),
+                input: poisoned(stream, precision, most * network.stored().len()),
                 output: poisoned(stream, precision, most * network.width()),
                 images: Rows::new(most, count.clone()).unwrap(),
                 network,
@@ -338,13 +338,15 @@ mod cuda {
             let batch = pixels.len() / self.network.input().len();
             self.stream.upload_to(&[u32::try_from(batch).unwrap()], &self.count).unwrap();
             let mut values = pixels.to_vec();
-            values.resize(self.input.len(), f32::NAN);
+            values.resize(self.images.most() * self.network.input().len(), f32::NAN);
             let rows = Rows::exactly(&self.stream, self.images.most()).unwrap();
-            let values = self.stream.upload("pixels", &values).unwrap();
-            let len = self.network.input().len();
-            enqueue_cast(&self.stream, &rows, len, &values, &self.input).unwrap();
-            let poison = self.stream.upload("poison", &vec![f32::NAN; self.output.len()]).unwrap();
-            enqueue_cast(&self.stream, &rows, self.network.width(), &poison, &self.output).unwrap();
+            let cast = |channels, stored, values: &[f32], to| {
+                let values = self.stream.upload("values", values).unwrap();
+                enqueue_cast(&self.stream, &rows, channels, stored, &values, to).unwrap();
+            };
+            cast(self.network.input().channels, self.network.stored(), &values, &self.input);
+            let width = self.network.width();
+            cast(width, image(1, 1, width), &vec![f32::NAN; self.output.len()], &self.output);
             self.stream.fill(&self.workspace, 0xFF).unwrap();
             self.stream.synchronize().unwrap();
         }
@@ -411,6 +413,29 @@ mod cuda {
         }
     }
 
+    /// Images of each number of channels, read by a convolution, by another operation, by none.
+    #[test]
+    fn images_have_the_channels_that_their_readers_take() {
+        let pool = r#"{"op": "global_avg_pool"}"#;
+        let conv = r#"{"op": "conv", "name": "a", "out_channels": 8, "kernel": 3, "padding": 1}"#;
+        let depthwise = r#"{"op": "conv", "name": "a", "out_channels": 12, "groups": CHANNELS, "kernel": 3, "padding": 1}"#;
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let stored = |network: &Network| Loaded::new(&stream, network, Precision::F16, 1).network.stored();
+        for channels in [1, 2, 3, 4, 6] {
+            for (text, dense) in [(conv, true), (depthwise, channels == 1), (r#"{"op": "relu"}"#, false)] {
+                let json = format!("[{text}, {pool}]").replace("CHANNELS", &channels.to_string());
+                let network = Network::compile(image(5, 4, channels), &layers(&json), "").unwrap();
+                check(&json, &network, 2);
+                let expected = if dense { channels.next_multiple_of(4) } else { channels };
+                assert_eq!(stored(&network), image(5, 4, expected), "{channels} channels, {json}");
+            }
+            let none = Network::compile(image(1, 1, channels), &[], "").unwrap();
+            check("no steps", &none, 2);
+            assert_eq!(stored(&none), image(1, 1, channels));
+        }
+    }
+
     #[test]
     fn resnet18_agrees_with_the_cpu() {
         check(
@@ -454,6 +479,43 @@ mod cuda {
             let first =
                 (0..found.len()).find(|&at| found[at] != super::device::round(precision, expected[at]));
             assert_eq!(first, None, "{precision:?}: {found:?} instead of {expected:?}");
+        }
+    }
+
+    /// A weight and a scale whose product in f64 lies just above the middle of two values of the precision. An f32 is that
+    /// middle, which would be rounded to the even one, below.
+    #[test]
+    fn folded_weights_are_rounded_once() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let json = r#"[{"op": "conv", "name": "a", "out_channels": 1, "kernel": 1},
+                       {"op": "batch_norm", "name": "n", "eps": 0.0}]"#;
+        let network = Network::compile(image(1, 1, 1), &layers(json), "").unwrap();
+        let power = |exponent: i32| 2f32.powi(exponent);
+        for (precision, weight, scale, expected) in [
+            (Precision::F16, 1.0 + power(-12), 1.0 + power(-12), 1.0 + power(-10)),
+            (Precision::Bf16, 1.0 + power(-8) - power(-17), 1.0 + power(-17), 1.0 + power(-7)),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            let tensor =
+                |name: &str, shape: &[usize], value| (name.to_string(), (shape.to_vec(), vec![value]));
+            let tensors = BTreeMap::from([
+                tensor("a.weight", &[1, 1, 1, 1], weight),
+                tensor("n.weight", &[1], scale),
+                tensor("n.bias", &[1], 0.0),
+                tensor("n.running_mean", &[1], 0.0),
+                tensor("n.running_var", &[1], 1.0),
+            ]);
+            common::write_safetensors(&path, &tensors);
+            let checkpoint = Checkpoint::mmap(&path).unwrap();
+            let network = DeviceNetwork::new(&stream, &network, &checkpoint, precision).unwrap();
+            let images = Rows::exactly(&stream, 1).unwrap();
+            let input = Tensor::upload(&stream, "pixel", precision, &[1.0, 0.0, 0.0, 0.0]).unwrap();
+            let workspace = Slice::new(&device, "workspace", network.workspace(1)).unwrap();
+            let output = poisoned(&stream, precision, 1);
+            network.enqueue(&stream, &images, &input, &workspace, &output).unwrap();
+            assert_eq!(output.download(&stream).unwrap(), [expected], "{precision:?}");
         }
     }
 

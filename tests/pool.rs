@@ -208,7 +208,7 @@ mod cuda {
     use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor, pool as device_pool};
     use mercer::model::MapShape;
 
-    use super::device::{device, poisoned, round, tolerance};
+    use super::device::{MARK, device, device_with, marked, round, rows, tolerance};
     use super::*;
 
     /// The device's output for `batch` images in buffers that hold one more. Behind the last image the input is NaN, and the
@@ -217,27 +217,39 @@ mod cuda {
         stream: &Stream,
         precision: Precision,
         pool: Option<(PoolKind, PoolShape)>,
+        dimensions @ [batch, ..]: [usize; 4],
+        data: &[f32],
+    ) -> Vec<f32> {
+        run_rows(&rows(stream, batch + 1, batch), stream, precision, pool, dimensions, data)
+    }
+
+    /// As [`run`], with another number of images, of which the most are the tensors'.
+    fn run_rows(
+        images: &Rows,
+        stream: &Stream,
+        precision: Precision,
+        pool: Option<(PoolKind, PoolShape)>,
         [batch, height, width, channels]: [usize; 4],
         data: &[f32],
     ) -> Vec<f32> {
-        let (most, map) = (batch + 1, MapShape { height, width, channels });
+        let map = MapShape { height, width, channels };
+        let part = |all: &Tensor, per_image: usize| all.part(0..images.most() * per_image).unwrap();
         let mut data = data.to_vec();
-        data.resize(most * map.len(), f32::NAN);
-        let input = Tensor::upload(stream, "input", precision, &data).unwrap();
-        let images =
-            Rows::new(most, stream.upload("images", &[u32::try_from(batch).unwrap()]).unwrap()).unwrap();
+        data.resize((batch + 1) * map.len(), f32::NAN);
+        let input = part(&Tensor::upload(stream, "input", precision, &data).unwrap(), map.len());
         let out = pool.map_or(Pair::square(1), |(_, shape)| shape.output(height, width).unwrap());
         let per_image = out.height * out.width * channels;
-        let output = poisoned(stream, precision, most * per_image);
+        let output = marked(stream, precision, (batch + 1) * per_image);
+        let to = part(&output, per_image);
         match pool {
             Some((kind, shape)) => {
-                device_pool::enqueue(stream, &images, kind, &shape, map, &input, &output).unwrap();
+                device_pool::enqueue(stream, images, kind, &shape, map, &input, &to).unwrap();
             }
-            None => device_pool::enqueue_global_average(stream, &images, map, &input, &output).unwrap(),
+            None => device_pool::enqueue_global_average(stream, images, map, &input, &to).unwrap(),
         }
         let mut found = output.download(stream).unwrap();
         let behind = found.split_off(batch * per_image);
-        assert!(behind.iter().all(|x| x.is_nan()), "{pool:?} {precision:?}: writes behind the last image");
+        assert!(behind.iter().all(|&x| x == MARK), "{pool:?} {precision:?}: writes behind the last image");
         found
     }
 
@@ -318,6 +330,39 @@ mod cuda {
             let alone: Vec<f32> = data.chunks_exact(len).flat_map(|image| run(1, image)).collect();
             assert_bits("alone", &alone, &together, &[7, together.len() / 7]);
         }
+    }
+
+    /// A number of images beyond the most is the most.
+    #[test]
+    fn more_images_than_there_is_room_for() {
+        let Some(device) = device() else { return };
+        let stream = device.stream().unwrap();
+        let window = shape((3, 3), (2, 2), (1, 1));
+        for dimensions in [[2, 7, 8, 5], [2, 7, 8, 8]] {
+            let data = Random::new(4).values(dimensions.iter().product());
+            for pool in KINDS.map(|kind| Some((kind, window))).into_iter().chain([None]) {
+                let expected = run(&stream, Precision::F32, pool, dimensions, &data);
+                for count in [3, u32::MAX as usize] {
+                    let images = rows(&stream, 2, count);
+                    let found = run_rows(&images, &stream, Precision::F32, pool, dimensions, &data);
+                    let what = format!("{pool:?} over {dimensions:?}, {count} images");
+                    assert_bits(&what, &found, &expected, &[expected.len()]);
+                }
+            }
+        }
+    }
+
+    /// Values beyond those that the grid has threads for.
+    #[test]
+    fn threads_take_further_values() {
+        let Some(device) = device_with(1) else { return };
+        let stream = device.stream().unwrap();
+        let threads = device.info().multiprocessors as usize * 8 * 256;
+        let (window, dimensions) = (shape((1, 2), (1, 1), (0, 0)), [1, 1, threads + 6, 1]);
+        let data: Vec<f32> = (0..threads + 6).map(|x| (x % 1024) as f32).collect();
+        let found = run(&stream, Precision::F16, Some((PoolKind::Max, window)), dimensions, &data);
+        let expected: Vec<f32> = data.windows(2).map(|pair| pair[0].max(pair[1])).collect();
+        assert_bits("maximum", &found, &expected, &[threads + 5]);
     }
 
     /// NaN wins wherever it stands in the window, infinities are values, and other windows are untouched.

@@ -1,25 +1,31 @@
 // What the convolution kernels share: their arguments and their epilogue.
 #pragma once
+#include "rows.cuh"
 #include "values.cuh"
 
 struct ConvArgs {
-  const void* input;     // T [images, height, width, in_channels]
-  const void* weight;    // T, see each kernel
-  const float* bias;     // f32 [out_channels]
-  const void* residual;  // T, as output, or null
-  void* output;          // T [images, out_height, out_width, out_channels]
-  const int4* taps;      // see each kernel: line, column, and offset in values from the first tap of a window
-  const uint32_t* images;
+  const void* input;       // T [images, height, width, in_channels]
+  const void* weight;      // T, see each kernel
+  const float* bias;       // f32 [out_channels]
+  const void* residual;    // T, as output, or null
+  void* output;            // T [images, out_height, out_width, out_channels]
+  const int4* taps;        // see each kernel: line, column, and offset in values from the first tap of a window
+  const uint32_t* images;  // u32 [1]
+  uint32_t most;           // images that the tensors have room for
   uint32_t height, width, in_channels;
   uint32_t out_height, out_width, out_channels;
   uint32_t stride_height, stride_width;
   uint32_t padding_height, padding_width;
-  uint32_t depth;   // length of the sum
+  uint32_t depth;  // length of the sum
   uint32_t groups;
-  uint32_t relu;    // whether a ReLU ends it
-  uint32_t vector;  // whether eight channels from a multiple of 8 on lie at a multiple of 16 bytes in all of them
+  uint32_t relu;  // whether a ReLU ends it
 };
 static_assert(sizeof(ConvArgs) == 112, "as in src/cuda/conv.rs");
+
+// Output pixels of all images.
+DEV size_t pixels_of(const ConvArgs& args) {
+  return static_cast<size_t>(rows_of(args.images, args.most)) * args.out_height * args.out_width;
+}
 
 // Where a window starts.
 struct Corner {
@@ -44,7 +50,7 @@ DEV bool inside(const ConvArgs& args, const Corner& corner, const int4& tap) {
 }
 
 // relu(sum + bias + residual) of N channels from `channel` on, at `at` in the residual and the output; N is 1, or 8 where
-// `vector` holds.
+// out_channels is a multiple of it.
 template <class T, int N> DEV void finish(const ConvArgs& args, size_t at, uint32_t channel, float (&sums)[N]) {
   float other[N];
   load(args.bias + channel, other);

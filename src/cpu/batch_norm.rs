@@ -48,6 +48,21 @@ impl BatchNorm<'_> {
     /// [`OpError::Length`] if the weights are not a multiple of the channels, or a slice is not `[channels]`.
     #[allow(clippy::cast_possible_truncation)] // the rounding to f32 is the point
     pub fn fold(&self, weight: &[f32], bias: Option<&[f32]>) -> Result<(Vec<f32>, Vec<f32>), OpError> {
+        self.fold_with(weight, bias, |x| x as f32)
+    }
+
+    /// As [`BatchNorm::fold`], with weights that are rounded by `round`: a caller that stores them in fewer bits than an f32
+    /// has can see to it that no value is rounded twice.
+    ///
+    /// # Errors
+    /// As [`BatchNorm::fold`].
+    #[allow(clippy::cast_possible_truncation)] // the rounding to f32 is the point
+    pub fn fold_with(
+        &self,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        round: impl Fn(f64) -> f32,
+    ) -> Result<(Vec<f32>, Vec<f32>), OpError> {
         let affine = self.affine()?;
         positive("batch norm channels", affine.len())?;
         let inputs = weight.len() / affine.len();
@@ -56,7 +71,7 @@ impl BatchNorm<'_> {
             expect("bias", bias.len(), &[affine.len()])?;
         }
         let folded =
-            (0..weight.len()).map(|at| (f64::from(weight[at]) * affine[at / inputs].0) as f32).collect();
+            (0..weight.len()).map(|at| round(f64::from(weight[at]) * affine[at / inputs].0)).collect();
         let bias = affine
             .iter()
             .enumerate()

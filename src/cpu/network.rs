@@ -173,17 +173,19 @@ impl PackedNetwork {
 }
 
 fn pack_conv(plan: &model::Conv, checkpoint: &Checkpoint) -> Result<Conv, PackError> {
-    let (weight, bias) = conv_weights(plan, checkpoint)?;
+    #[allow(clippy::cast_possible_truncation)] // the rounding to f32 is the point
+    let (weight, bias) = conv_weights(plan, checkpoint, |x| x as f32)?;
     Ok(Conv::new(plan.shape(), &weight, bias.as_deref())?)
 }
 
 /// A tensor's values: the checkpoint's own, or changed.
 type Values<'a> = Cow<'a, [f32]>;
 
-/// The weight and the bias of a convolution, its batch norm folded in.
+/// The weight and the bias of a convolution, its batch norm folded in as [`BatchNorm::fold_with`] does.
 pub(crate) fn conv_weights<'a>(
     plan: &model::Conv,
     checkpoint: &'a Checkpoint,
+    round: impl Fn(f64) -> f32,
 ) -> Result<(Values<'a>, Option<Values<'a>>), PackError> {
     let weight = checkpoint.tensor(&plan.weight)?.to_f32()?;
     let bias = match &plan.bias {
@@ -191,7 +193,8 @@ pub(crate) fn conv_weights<'a>(
         None => None,
     };
     let Some(norm) = &plan.batch_norm else { return Ok((weight, bias)) };
-    let (weight, bias) = with_batch_norm(norm, checkpoint, |norm| norm.fold(&weight, bias.as_deref()))?;
+    let fold = |norm: &BatchNorm<'_>| norm.fold_with(&weight, bias.as_deref(), round);
+    let (weight, bias) = with_batch_norm(norm, checkpoint, fold)?;
     Ok((weight.into(), Some(bias.into())))
 }
 

@@ -15,6 +15,7 @@ pub(crate) struct ConvArgs {
     output: Pointer,
     taps: Pointer,
     images: Pointer,
+    most: u32,
     height: u32,
     width: u32,
     in_channels: u32,
@@ -28,7 +29,6 @@ pub(crate) struct ConvArgs {
     depth: u32,
     groups: u32,
     relu: u32,
-    vector: u32,
 }
 const _: () = assert!(size_of::<ConvArgs>() == 112);
 
@@ -53,6 +53,11 @@ pub(crate) const TILE_64X64: [ConvKernel; 3] = [
     Kernel::new("conv", "conv_64x64_f16", 128),
     Kernel::new("conv", "conv_64x64_bf16", 128),
 ];
+pub(crate) const PAIRS: [ConvKernel; 3] = [
+    Kernel::new("conv", "conv_pairs_f32", 256),
+    Kernel::new("conv", "conv_pairs_f16", 256),
+    Kernel::new("conv", "conv_pairs_bf16", 256),
+];
 pub(crate) const GATHER: [ConvKernel; 3] = [
     Kernel::new("conv", "conv_gather_f32", 256),
     Kernel::new("conv", "conv_gather_f16", 256),
@@ -66,8 +71,6 @@ pub(crate) const DIRECT: [ConvKernel; 3] = [
 
 /// Bytes along the summed axis that a tile has.
 const TILE_ROW: usize = 64;
-/// Bytes that a thread loads at once; an address of so many values must be a multiple of them.
-const CHUNK: usize = 16;
 const STAGES: usize = 3;
 /// A line that no image has, whatever line the window starts in.
 const NOWHERE: i32 = 1 << 30;
@@ -79,9 +82,11 @@ const MOST_GRID: usize = (1 << 31) - 1;
 /// How a convolution runs, and with it the layout of its weights. A function of the layer alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
-    /// Implicit GEMM.
+    /// Implicit GEMM that copies 16 bytes of a tap at a time.
     Gemm,
-    /// The same where chunks of 16 bytes have several taps.
+    /// The same, 8 bytes at a time.
+    Pairs,
+    /// The same, a value at a time.
     Gather,
     /// One thread per value.
     Direct,
@@ -89,37 +94,58 @@ enum Algorithm {
 
 impl Algorithm {
     fn of(shape: &ConvShape, precision: Precision) -> Algorithm {
+        let bytes = shape.in_channels * precision.bytes();
         if shape.groups > 1 {
             Algorithm::Direct
-        } else if !(shape.in_channels * precision.bytes()).is_multiple_of(CHUNK) {
-            Algorithm::Gather
-        } else {
+        } else if bytes.is_multiple_of(16) {
             Algorithm::Gemm
+        } else if bytes.is_multiple_of(8) {
+            Algorithm::Pairs
+        } else {
+            Algorithm::Gather
         }
     }
 }
 
 /// Output pixels and channels that a block computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
-    pixels: usize,
-    channels: usize,
+enum Tile {
+    /// 128 pixels, 128 channels.
+    Wide,
+    /// 128 pixels, 64 channels.
+    Narrow,
+    /// 64 pixels, 64 channels.
+    Small,
 }
-
-const WIDE: Tile = Tile { pixels: 128, channels: 128 };
-const NARROW: Tile = Tile { pixels: 128, channels: 64 };
-const SMALL: Tile = Tile { pixels: 64, channels: 64 };
 
 impl Tile {
     /// The largest tile with work for every multiprocessor. No tile changes a bit: the order of a sum is the same in all.
-    fn of(pixels: usize, out_channels: usize, multiprocessors: usize) -> Tile {
-        let tiles: &[Tile] = if out_channels > NARROW.channels { &[WIDE, NARROW] } else { &[NARROW] };
-        let fills = |tile: &&Tile| tile.blocks(pixels, out_channels) >= multiprocessors;
-        *tiles.iter().find(fills).unwrap_or(&SMALL)
+    fn of(pixels: usize, out_channels: usize, multiprocessors: u32) -> Tile {
+        let tiles: &[Tile] = if out_channels > Tile::Narrow.channels() {
+            &[Tile::Wide, Tile::Narrow]
+        } else {
+            &[Tile::Narrow]
+        };
+        let fills = |tile: &&Tile| tile.blocks(pixels, out_channels) >= multiprocessors as usize;
+        *tiles.iter().find(fills).unwrap_or(&Tile::Small)
+    }
+
+    fn pixels(self) -> usize {
+        match self {
+            Tile::Wide | Tile::Narrow => 128,
+            Tile::Small => 64,
+        }
+    }
+
+    fn channels(self) -> usize {
+        match self {
+            Tile::Wide => 128,
+            Tile::Narrow | Tile::Small => 64,
+        }
     }
 
     fn blocks(self, pixels: usize, out_channels: usize) -> usize {
-        pixels.div_ceil(self.pixels).saturating_mul(out_channels.div_ceil(self.channels))
+        pixels.div_ceil(self.pixels()).saturating_mul(out_channels.div_ceil(self.channels()))
     }
 }
 
@@ -127,15 +153,17 @@ impl Tile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Gemm(Tile),
+    Pairs,
     Gather,
     Direct,
 }
 
 impl Plan {
     /// The plan for `pixels` output pixels.
-    fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: usize) -> Plan {
+    fn of(algorithm: Algorithm, pixels: usize, out_channels: usize, multiprocessors: u32) -> Plan {
         match algorithm {
             Algorithm::Gemm => Plan::Gemm(Tile::of(pixels, out_channels, multiprocessors)),
+            Algorithm::Pairs => Plan::Pairs,
             Algorithm::Gather => Plan::Gather,
             Algorithm::Direct => Plan::Direct,
         }
@@ -144,16 +172,17 @@ impl Plan {
     fn tile(self) -> Option<Tile> {
         match self {
             Plan::Gemm(tile) => Some(tile),
-            Plan::Gather => Some(NARROW),
+            Plan::Pairs | Plan::Gather => Some(Tile::Narrow),
             Plan::Direct => None,
         }
     }
 
     fn kernel(self, precision: Precision) -> &'static ConvKernel {
         let kernels = match self {
-            Plan::Gemm(SMALL) => &TILE_64X64,
-            Plan::Gemm(NARROW) => &TILE_128X64,
-            Plan::Gemm(_) => &TILE_128X128,
+            Plan::Gemm(Tile::Wide) => &TILE_128X128,
+            Plan::Gemm(Tile::Narrow) => &TILE_128X64,
+            Plan::Gemm(Tile::Small) => &TILE_64X64,
+            Plan::Pairs => &PAIRS,
             Plan::Gather => &GATHER,
             Plan::Direct => &DIRECT,
         };
@@ -162,16 +191,16 @@ impl Plan {
 
     /// Bytes of shared memory.
     fn shared(self) -> u32 {
-        let lines = self.tile().map_or(0, |tile| tile.pixels + tile.channels);
+        let lines = self.tile().map_or(0, |tile| tile.pixels() + tile.channels());
         u32::try_from(STAGES * lines * TILE_ROW).unwrap_or(u32::MAX)
     }
 
     /// Blocks for `pixels` output pixels.
-    fn blocks(self, pixels: usize, out_channels: usize) -> Result<u32, CudaError> {
-        let blocks = match self.tile() {
-            Some(tile) => tile.blocks(pixels, out_channels),
-            None => super::elementwise::blocks(pixels.saturating_mul(out_channels)),
+    fn blocks(self, pixels: usize, out_channels: usize, multiprocessors: u32) -> Result<u32, CudaError> {
+        let Some(tile) = self.tile() else {
+            return Ok(super::elementwise::blocks(pixels.saturating_mul(out_channels), multiprocessors));
         };
+        let blocks = tile.blocks(pixels, out_channels);
         if blocks > MOST_GRID {
             return Err(CudaError::Limit {
                 what: "blocks of a convolution",
@@ -282,6 +311,7 @@ impl Conv {
             output: output.pointer_on(stream)?,
             taps: self.taps.pointer_on(stream)?,
             images: images.pointer_on(stream)?,
+            most: to_u32("images", images.most())?,
             height: number(size.height)?,
             width: number(size.width)?,
             in_channels: number(shape.in_channels)?,
@@ -296,11 +326,10 @@ impl Conv {
             depth: self.depth,
             groups: number(shape.groups)?,
             relu: relu.into(),
-            vector: shape.out_channels.is_multiple_of(8).into(),
         };
-        let multiprocessors = stream.device().info().multiprocessors as usize;
+        let multiprocessors = stream.device().info().multiprocessors;
         let plan = Plan::of(self.algorithm, pixels, shape.out_channels, multiprocessors);
-        let blocks = plan.blocks(pixels, shape.out_channels)?;
+        let blocks = plan.blocks(pixels, shape.out_channels, multiprocessors)?;
         // SAFETY: the pointers are of this stream; `expect` checked input, residual and output; the weights were packed for the shape.
         unsafe { stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments) }
     }
@@ -326,17 +355,15 @@ fn depth(shape: &ConvShape, precision: Precision) -> usize {
     (taps * shape.in_channels).next_multiple_of(TILE_ROW / precision.bytes())
 }
 
-/// The table that leads from a place in the sum to a place in the input: an entry per chunk of a tap's channels, per single
-/// channel where chunks have several taps, or per tap.
+/// The table that leads from a place in the sum to a place in the input: an entry for every copy of a tap's channels, or
+/// for every tap.
 fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorithm) -> Vec<Tap> {
     let Pair { height, width } = shape.kernel;
-    let (step, entries) = match algorithm {
-        Algorithm::Direct => (shape.in_channels, height * width),
+    let (step, places) = match algorithm {
+        Algorithm::Gemm => (16 / precision.bytes(), depth(shape, precision)),
+        Algorithm::Pairs => (8 / precision.bytes(), depth(shape, precision)),
         Algorithm::Gather => (1, depth(shape, precision)),
-        Algorithm::Gemm => {
-            let step = CHUNK / precision.bytes();
-            (step, depth(shape, precision) / step)
-        }
+        Algorithm::Direct => (shape.in_channels, shape.in_channels * height * width),
     };
     let int = |value: usize| i32::try_from(value).unwrap_or(NOWHERE);
     let entry = |at: usize| {
@@ -349,7 +376,7 @@ fn taps(shape: &ConvShape, size: Pair, precision: Precision, algorithm: Algorith
         let offset = (line * size.width + column) * shape.in_channels + channel;
         [int(line), int(column), int(offset), 0]
     };
-    (0..entries).map(entry).collect()
+    (0..places / step).map(entry).collect()
 }
 
 /// The weights in the order in which the kernel reads them.
@@ -386,7 +413,10 @@ mod tests {
         for (ins, precision, expected) in [
             (64, Precision::F16, Algorithm::Gemm),
             (3, Precision::F16, Algorithm::Gather),
-            (12, Precision::Bf16, Algorithm::Gather),
+            (12, Precision::Bf16, Algorithm::Pairs),
+            (6, Precision::Bf16, Algorithm::Gather),
+            (6, Precision::F32, Algorithm::Pairs),
+            (5, Precision::F32, Algorithm::Gather),
             (12, Precision::F32, Algorithm::Gemm), // 48 bytes are three chunks
         ] {
             let found = Algorithm::of(&shape(ins, 64, 3), precision);
@@ -399,16 +429,16 @@ mod tests {
     #[test]
     fn the_largest_tile_that_fills_the_card() {
         for (pixels, channels, multiprocessors, expected) in [
-            (14 * 14, 256, 132, SMALL),
-            (32 * 14 * 14, 256, 132, NARROW), // 49 x 2 wide tiles, 49 x 4 narrow ones
-            (64 * 14 * 14, 256, 132, WIDE),
-            (128 * 131, 64, 132, SMALL),
-            (128 * 131 + 1, 64, 132, NARROW),
-            (128 * 132, 65, 132, WIDE),
-            (1 << 40, 64, 132, NARROW), // half of a wide tile would be empty
-            (1, 1, 1, NARROW),
-            (0, 64, 1, SMALL),
-            (usize::MAX, usize::MAX, 132, WIDE),
+            (14 * 14, 256, 132, Tile::Small),
+            (32 * 14 * 14, 256, 132, Tile::Narrow), // 49 x 2 wide tiles, 49 x 4 narrow ones
+            (64 * 14 * 14, 256, 132, Tile::Wide),
+            (128 * 131, 64, 132, Tile::Small),
+            (128 * 131 + 1, 64, 132, Tile::Narrow),
+            (128 * 132, 65, 132, Tile::Wide),
+            (1 << 40, 64, 132, Tile::Narrow), // half of a wide tile would be empty
+            (1, 1, 1, Tile::Narrow),
+            (0, 64, 1, Tile::Small),
+            (usize::MAX, usize::MAX, 132, Tile::Wide),
         ] {
             let found = Tile::of(pixels, channels, multiprocessors);
             assert_eq!(found, expected, "{pixels} pixels, {channels} channels, {multiprocessors}");
@@ -418,23 +448,24 @@ mod tests {
     #[test]
     fn blocks_cover_pixels_and_channels() {
         for (plan, pixels, channels, expected) in [
-            (Plan::Gemm(WIDE), 0, 128, 0),
-            (Plan::Gemm(WIDE), 1, 1, 1),
-            (Plan::Gemm(WIDE), 129, 129, 4),
-            (Plan::Gemm(NARROW), 128, 65, 2),
-            (Plan::Gemm(SMALL), 65, 64, 2),
+            (Plan::Gemm(Tile::Wide), 0, 128, 0),
+            (Plan::Gemm(Tile::Wide), 1, 1, 1),
+            (Plan::Gemm(Tile::Wide), 129, 129, 4),
+            (Plan::Gemm(Tile::Narrow), 128, 65, 2),
+            (Plan::Gemm(Tile::Small), 65, 64, 2),
             (Plan::Gather, 129, 64, 2),
             // 65,536 images of 224x224, and 2^31 values.
-            (Plan::Gemm(NARROW), 65_536 * 224 * 224, 64, 25_690_112),
-            (Plan::Gemm(WIDE), 1 << 24, 128, 1 << 17),
+            (Plan::Gemm(Tile::Narrow), 65_536 * 224 * 224, 64, 25_690_112),
+            (Plan::Gemm(Tile::Wide), 1 << 24, 128, 1 << 17),
             (Plan::Direct, 3, 256, 3),
+            (Plan::Direct, 65_536 * 224 * 224, 64, 1056),
         ] {
             let what = format!("{plan:?}, {pixels} pixels, {channels} channels");
-            assert_eq!(plan.blocks(pixels, channels), Ok(expected), "{what}");
+            assert_eq!(plan.blocks(pixels, channels, 132), Ok(expected), "{what}");
         }
         for pixels in [1 << 39, usize::MAX] {
             assert!(
-                matches!(Plan::Gemm(WIDE).blocks(pixels, 512), Err(CudaError::Limit { .. })),
+                matches!(Plan::Gemm(Tile::Wide).blocks(pixels, 512, 132), Err(CudaError::Limit { .. })),
                 "{pixels} pixels"
             );
         }
@@ -442,7 +473,7 @@ mod tests {
 
     #[test]
     fn shared_memory_fits_the_smallest_card() {
-        for plan in [Plan::Gemm(WIDE), Plan::Gemm(NARROW), Plan::Gemm(SMALL), Plan::Gather] {
+        for plan in [Plan::Gemm(Tile::Wide), Plan::Gemm(Tile::Narrow), Plan::Gemm(Tile::Small), Plan::Pairs] {
             assert!(plan.shared() <= 48 << 10, "{plan:?}"); // two blocks in the 100 KiB of compute capability 8.6
         }
         assert_eq!(Plan::Direct.shared(), 0);
@@ -453,7 +484,7 @@ mod tests {
     fn tables_lead_each_place_to_its_tap() {
         let size = Pair { height: 7, width: 9 };
         for (ins, precision) in
-            [(3, Precision::F16), (8, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
+            [(3, Precision::F16), (4, Precision::F16), (16, Precision::F16), (4, Precision::F32)]
         {
             let shape = ConvShape { dilation: Pair { height: 2, width: 3 }, ..shape(ins, 1, 3) };
             let algorithm = Algorithm::of(&shape, precision);

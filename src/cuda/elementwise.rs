@@ -17,7 +17,7 @@ pub(crate) struct ElementwiseArgs {
     channels: u32,
     relu: u32,
     vector: u32,
-    zero: u32,
+    most: u32,
 }
 const _: () = assert!(size_of::<ElementwiseArgs>() == 72);
 
@@ -31,12 +31,14 @@ pub(crate) const KERNELS: [Kernel<ElementwiseArgs>; 3] = [
     Kernel::new("elementwise", "elementwise_bf16", 256),
 ];
 
-/// Blocks at most: enough to fill any card several times over; a thread takes further values after its first.
-const MOST_BLOCKS: usize = 1 << 16;
+/// Blocks of 256 threads that a multiprocessor runs at a time at most.
+const RESIDENT: u32 = 8;
 
-/// Blocks of 256 threads for `threads` threads, for kernels whose threads take further work after their first.
-pub(super) fn blocks(threads: usize) -> usize {
-    threads.div_ceil(256).min(MOST_BLOCKS)
+/// Blocks of 256 threads for `threads` threads, for kernels whose threads take further work after their first: no more
+/// than the card runs at a time.
+pub(super) fn blocks(threads: usize, multiprocessors: u32) -> u32 {
+    let most = multiprocessors.saturating_mul(RESIDENT);
+    u32::try_from(threads.div_ceil(256)).map_or(most, |blocks| blocks.min(most))
 }
 
 /// A batch norm's scale and shift on the device.
@@ -109,10 +111,10 @@ impl Elementwise<'_> {
             channels: to_u32("channels", channels.unwrap_or(1))?,
             relu: self.relu.into(),
             vector: channels.unwrap_or(values).is_multiple_of(8).into(),
-            zero: 0,
+            most: to_u32("images", images.most())?,
         };
-        let threads = images.most() * values.div_ceil(if arguments.vector == 1 { 8 } else { 1 });
-        let blocks = to_u32("blocks", blocks(threads))?;
+        let threads = input.len() / if arguments.vector == 1 { 8 } else { 1 };
+        let blocks = blocks(threads, stream.device().info().multiprocessors);
         // SAFETY: the pointers are of this stream; `expect` checked the operands, and the channels divide the values.
         unsafe { stream.launch(&KERNELS[precision.index()], [blocks, 1, 1], 0, &arguments) }
     }
@@ -124,10 +126,17 @@ mod tests {
 
     #[test]
     fn blocks_cover_the_threads() {
-        for (threads, expected) in
-            [(0, 0), (1, 1), (256, 1), (257, 2), (65_536, 256), (1 << 31, 1 << 16), (usize::MAX, 1 << 16)]
-        {
-            assert_eq!(blocks(threads), expected, "{threads} threads");
+        for (threads, multiprocessors, expected) in [
+            (0, 132, 0),
+            (1, 132, 1),
+            (256, 132, 1),
+            (257, 132, 2),
+            (65_536, 132, 256),
+            (1 << 31, 132, 1056),
+            (usize::MAX, 1, 8),
+            (usize::MAX, u32::MAX, u32::MAX),
+        ] {
+            assert_eq!(blocks(threads, multiprocessors), expected, "{threads} threads, {multiprocessors}");
         }
     }
 }

@@ -63,6 +63,7 @@ pub(crate) const KERNELS: &[&[KernelInfo]] = &[
     &infos(&conv::TILE_128X128),
     &infos(&conv::TILE_128X64),
     &infos(&conv::TILE_64X64),
+    &infos(&conv::PAIRS),
     &infos(&conv::GATHER),
     &infos(&conv::DIRECT),
     &infos(&elementwise::KERNELS),

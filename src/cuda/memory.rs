@@ -71,11 +71,6 @@ impl Pointer {
     pub(super) fn address(self) -> sys::CUdeviceptr {
         self.0
     }
-
-    /// Whether the address is a multiple of `bytes`.
-    pub(crate) fn is_aligned(self, bytes: usize) -> bool {
-        self.0.is_multiple_of(bytes as u64)
-    }
 }
 
 impl<T> Clone for Slice<T> {

@@ -1,11 +1,13 @@
 //! A convolutional network on the device: runs the steps of a [`model::Network`] over a batch of images.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::conv::Conv;
 use super::elementwise::{Elementwise, ScaleShift};
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, pool};
 use crate::cpu::batch_norm;
+use crate::cpu::conv::ConvShape;
 use crate::cpu::network::{PackError, conv_weights, with_batch_norm};
 use crate::cpu::pool::{PoolKind, PoolShape};
 use crate::model::{self, MapShape, Op, Pair, Step};
@@ -14,6 +16,8 @@ use crate::weights::Checkpoint;
 /// A network with its weights on the device. An image's result does not depend on the others of the batch.
 pub struct Network {
     network: model::Network,
+    /// The shape in which an image lies in memory.
+    stored: MapShape,
     precision: Precision,
     /// What each step computes.
     layers: Vec<Layer>,
@@ -51,7 +55,7 @@ pub enum LoadError {
 }
 
 impl Network {
-    /// Folds batch norms into the convolutions before them, in f64, rounds the weights to `precision` and uploads them.
+    /// Folds batch norms into the convolutions before them, in f64, rounds the weights once, to `precision`, and uploads them.
     ///
     /// # Errors
     /// [`LoadError::Pack`] if the checkpoint lacks a tensor of the network or has it in another shape,
@@ -62,15 +66,25 @@ impl Network {
         checkpoint: &Checkpoint,
         precision: Precision,
     ) -> Result<Network, LoadError> {
-        let layer = |step: &Step| Layer::new(stream, step, shape(network, step.input), checkpoint, precision);
+        let stored = stored(network);
+        let layer = |step: &Step| {
+            let map = if step.input == 0 { stored } else { shape(network, step.input) };
+            Layer::new(stream, step, map, checkpoint, precision)
+        };
         let layers = network.steps.iter().map(layer).collect::<Result<_, _>>()?;
         let plan = Plan::new(network, precision);
-        Ok(Network { network: network.clone(), precision, layers, plan })
+        Ok(Network { network: network.clone(), stored, precision, layers, plan })
     }
 
     /// The shape of an image.
     pub fn input(&self) -> MapShape {
         self.network.input
+    }
+
+    /// The shape in which [`enqueue`](Network::enqueue) takes an image: that of [`input`](Network::input), but for channels
+    /// behind its own, which are zeros.
+    pub fn stored(&self) -> MapShape {
+        self.stored
     }
 
     /// Values of an image's output.
@@ -88,8 +102,8 @@ impl Network {
         self.plan.bytes.saturating_mul(images)
     }
 
-    /// Computes `output: [images.most(), width]` from `input: [images.most(), height, width, channels]`, both in the network's
-    /// precision and at multiples of 16 bytes. Feature maps lie in `workspace`, of at least
+    /// Computes `output: [images.most(), width]` from `input: [images.most(), height, width, channels]`, of the shape
+    /// [`stored`](Network::stored), both in the network's precision and at multiples of 16 bytes. Feature maps lie in `workspace`, of at least
     /// [`workspace(images.most())`](Network::workspace) bytes, at a multiple of 16 bytes. Allocates nothing and does not wait:
     /// it can be recorded.
     ///
@@ -105,7 +119,7 @@ impl Network {
         output: &Tensor,
     ) -> Result<(), CudaError> {
         let most = images.most();
-        expect("images", input.len(), &[most, self.network.input.len()])?;
+        expect("images", input.len(), &[most, self.stored.len()])?;
         expect("network output", output.len(), &[most, self.width()])?;
         let needed = self.workspace(most);
         if workspace.len() < needed {
@@ -161,9 +175,11 @@ impl Layer {
     ) -> Result<Layer, LoadError> {
         Ok(match &step.op {
             Op::Conv(plan) => {
-                let (weight, bias) = conv_weights(plan, checkpoint)?;
+                let (weight, bias) = conv_weights(plan, checkpoint, |x| narrow(x, precision))?;
                 let size = Pair { height: map.height, width: map.width };
-                let conv = Conv::new(stream, &plan.shape(), size, precision, &weight, bias.as_deref())?;
+                let mut shape = plan.shape();
+                let weight = with_channels(&mut shape, map.channels, &weight);
+                let conv = Conv::new(stream, &shape, size, precision, &weight, bias.as_deref())?;
                 Layer::Conv { conv: Box::new(conv), residual: plan.residual, relu: plan.relu }
             }
             Op::BatchNorm(norm) => {
@@ -181,6 +197,46 @@ impl Layer {
             Op::GlobalAvgPool => Layer::GlobalAvgPool,
         })
     }
+}
+
+/// How the network's image lies in memory: where only convolutions read it, with as many channels as fill the least copy
+/// that a convolution makes asynchronously in every precision, four.
+fn stored(network: &model::Network) -> MapShape {
+    let reads_dense = |step: &Step| {
+        step.reads().enumerate().all(|(operand, value)| {
+            value != 0 || matches!(&step.op, Op::Conv(conv) if operand == 0 && conv.groups == 1)
+        })
+    };
+    let channels = network.input.channels;
+    let dense = !network.steps.is_empty() && network.steps.iter().all(reads_dense);
+    MapShape { channels: if dense { channels.next_multiple_of(4) } else { channels }, ..network.input }
+}
+
+/// An f32 that is rounded to `precision` as `x` would be. For the narrow precisions it is the next towards 0, made odd where
+/// `x` is not exact: on the same side as `x` of all that they hold and of all that lies half-way between.
+#[allow(clippy::cast_possible_truncation)] // the rounding to f32 is the point
+fn narrow(x: f64, precision: Precision) -> f32 {
+    let near = x as f32;
+    if precision == Precision::F32 || f64::from(near) == x {
+        return near;
+    }
+    let towards_zero = if f64::from(near).abs() > x.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(towards_zero | 1)
+}
+
+/// Gives a convolution over `shape.in_channels` so many, with weights of zero for the others.
+fn with_channels<'a>(shape: &mut ConvShape, channels: usize, weight: &'a [f32]) -> Cow<'a, [f32]> {
+    if shape.in_channels == channels {
+        return weight.into();
+    }
+    let taps = shape.kernel.height * shape.kernel.width;
+    let (own, all) = (shape.in_channels * taps, channels * taps);
+    shape.in_channels = channels;
+    let mut padded = vec![0.0; shape.out_channels * all]; // [out_channels, channels, kernel height, kernel width]
+    for (to, from) in padded.chunks_exact_mut(all).zip(weight.chunks_exact(own)) {
+        to[..own].copy_from_slice(from);
+    }
+    padded.into()
 }
 
 /// The shape of value `at`.
@@ -260,6 +316,33 @@ mod tests {
         // The stem's map of 112x112x64 and what its pool makes of it.
         assert_eq!(check(&named(Architecture::Resnet18)).bytes, 5 * map);
         assert_eq!(check(&named(Architecture::Vgg16)).bytes, 2 * 224 * 224 * 64 * 2);
+    }
+
+    #[test]
+    fn narrow_values_are_rounded_once() {
+        let power = |exponent: i32| 2f64.powi(exponent);
+        for (x, single, half, brain) in [
+            (1.0, 1.0, 1.0, 1.0),
+            // Just above a tie, and just below; ties go to even.
+            (1.0 + power(-11) + power(-40), 1.0 + power(-11), 1.0 + power(-10), 1.0),
+            (1.0 + power(-11), 1.0 + power(-11), 1.0, 1.0),
+            (1.0 + 3.0 * power(-11) - power(-40), 1.0 + 3.0 * power(-11), 1.0 + power(-10), 1.0),
+            (-1.0 - power(-8) - power(-40), -1.0 - power(-8), -1.0 - power(-8), -1.0 - power(-7)),
+            // Too small and too large for one or all.
+            (power(-200), 0.0, 0.0, 0.0),
+            (power(-25) + power(-60), power(-25), power(-24), power(-25)),
+            (65520.0 - power(-20), 65520.0, 65504.0, 65536.0),
+            (1e300, f64::INFINITY, f64::INFINITY, f64::INFINITY),
+            (f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY),
+        ] {
+            let found = [
+                f64::from(narrow(x, Precision::F32)),
+                half::f16::from_f32(narrow(x, Precision::F16)).to_f64(),
+                half::bf16::from_f32(narrow(x, Precision::Bf16)).to_f64(),
+            ];
+            assert_eq!(found, [single, half, brain], "{x:e}");
+        }
+        assert!(narrow(f64::NAN, Precision::F16).is_nan());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Pixels to the values that a network reads, in its precision; `kernels/pixels.cu`.
 
 use super::memory::Pointer;
-use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, expect, to_u32};
+use super::{Arguments, CudaError, Kernel, Rows, Slice, Stream, Tensor, elementwise, expect, to_u32};
 use crate::input::PixelScaling;
-use crate::model::Pair;
+use crate::model::MapShape;
 
 /// The struct of the kernels.
 #[repr(C)]
@@ -13,9 +13,12 @@ pub(crate) struct PixelsArgs {
     table: Pointer,
     output: Pointer,
     images: Pointer,
-    values: u64,
+    most: u32,
+    pixels: u32,
+    channels: u32,
+    stored: u32,
 }
-const _: () = assert!(size_of::<PixelsArgs>() == 40);
+const _: () = assert!(size_of::<PixelsArgs>() == 48);
 
 // SAFETY: `repr(C)`, with the fields of the struct in `kernels/pixels.cu`.
 unsafe impl Arguments for PixelsArgs {}
@@ -33,9 +36,6 @@ pub(crate) const CAST: [Kernel<PixelsArgs>; 3] = [
     Kernel::new("pixels", "pixels_cast_bf16", 256),
 ];
 
-/// Blocks of [`NORMALIZE`] that a multiprocessor runs at a time: more would only load the table again.
-const RESIDENT: usize = 8;
-
 /// `(value / 255 - mean) / std` per channel and 8-bit value, on the device.
 #[derive(Debug)]
 pub struct PixelTable(Slice<f32>);
@@ -49,70 +49,71 @@ impl PixelTable {
         Ok(PixelTable(stream.upload("pixel table", scaling.table().as_flattened())?))
     }
 
-    /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of `output`, of the same shape; both
-    /// at multiples of 16 bytes.
+    /// Looks up `pixels: [images.most(), height, width, 3]` and rounds to the precision of
+    /// `output: [images.most(), height, width, stored.channels]`, at a multiple of 16 bytes; channels behind the third are
+    /// zeros.
     ///
     /// # Errors
-    /// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+    /// [`CudaError::Shape`] for a `stored` of fewer than 3 channels; [`CudaError::Length`], [`CudaError::Alignment`];
+    /// [`CudaError::Limit`] for images of 2^32 pixels; what the launch fails with.
     pub fn enqueue(
         &self,
         stream: &Stream,
         images: &Rows,
-        size: Pair,
+        stored: MapShape,
         pixels: &Slice<u8>,
         output: &Tensor,
     ) -> Result<(), CudaError> {
-        let shape = [images.most(), size.height, size.width, 3];
-        expect("pixels", pixels.len(), &shape)?;
-        output.expect("pixel values", output.precision(), &shape)?;
-        let arguments = PixelsArgs {
-            input: aligned(pixels.pointer_on(stream)?)?,
-            table: self.0.pointer_on(stream)?,
-            output: output.pointer_on(stream)?,
-            images: images.pointer_on(stream)?,
-            values: (output.len() / images.most().max(1)) as u64,
-        };
-        let most = stream.device().info().multiprocessors as usize * RESIDENT;
-        launch(stream, &NORMALIZE[output.precision().index()], output.len(), most, &arguments)
+        expect("pixels", pixels.len(), &[images.most(), stored.height, stored.width, 3])?;
+        launch(stream, &NORMALIZE, images, 3, stored, [pixels.pointer_on(stream)?, self.0.pointer_on(stream)?], output)
     }
 }
 
-/// Rounds `values: [images.most(), per_image]` to the precision of `output`, of the same shape; both at multiples of 16
-/// bytes.
+/// Rounds `values: [images.most(), height, width, channels]` to the precision of
+/// `output: [images.most(), height, width, stored.channels]`, at a multiple of 16 bytes; channels that only `stored` has are
+/// zeros.
 ///
 /// # Errors
-/// [`CudaError::Length`], [`CudaError::Alignment`]; what the launch fails with.
+/// [`CudaError::Shape`] for a `stored` of fewer channels; [`CudaError::Length`], [`CudaError::Alignment`];
+/// [`CudaError::Limit`] for images of 2^32 pixels; what the launch fails with.
 pub fn enqueue_cast(
     stream: &Stream,
     images: &Rows,
-    per_image: usize,
+    channels: usize,
+    stored: MapShape,
     values: &Slice<f32>,
     output: &Tensor,
 ) -> Result<(), CudaError> {
-    expect("pixels", values.len(), &[images.most(), per_image])?;
-    output.expect("pixel values", output.precision(), &[images.most(), per_image])?;
-    let arguments = PixelsArgs {
-        input: aligned(values.pointer_on(stream)?)?,
-        table: Pointer::NULL,
-        output: output.pointer_on(stream)?,
-        images: images.pointer_on(stream)?,
-        values: per_image as u64,
-    };
-    launch(stream, &CAST[output.precision().index()], output.len(), usize::MAX, &arguments)
-}
-
-fn aligned(input: Pointer) -> Result<Pointer, CudaError> {
-    if input.is_aligned(16) { Ok(input) } else { Err(CudaError::Alignment { what: "pixels", bytes: 16 }) }
+    expect("pixels", values.len(), &[images.most(), stored.height, stored.width, channels])?;
+    launch(stream, &CAST, images, channels, stored, [values.pointer_on(stream)?, Pointer::NULL], output)
 }
 
 fn launch(
     stream: &Stream,
-    kernel: &Kernel<PixelsArgs>,
-    values: usize,
-    most_blocks: usize,
-    arguments: &PixelsArgs,
+    kernels: &[Kernel<PixelsArgs>; 3],
+    images: &Rows,
+    channels: usize,
+    stored: MapShape,
+    [input, table]: [Pointer; 2],
+    output: &Tensor,
 ) -> Result<(), CudaError> {
-    let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)).min(most_blocks))?;
+    let MapShape { height, width, channels: of } = stored;
+    output.expect("pixel values", output.precision(), &[images.most(), height, width, of])?;
+    if channels > of {
+        return Err(CudaError::shape(format_args!("{channels} channels do not fit {of}")));
+    }
+    let number = |value| to_u32("side of an image", value);
+    let arguments = PixelsArgs {
+        input,
+        table,
+        output: output.pointer_on(stream)?,
+        images: images.pointer_on(stream)?,
+        most: number(images.most())?,
+        pixels: number(height.saturating_mul(width))?,
+        channels: number(channels)?,
+        stored: number(of)?,
+    };
+    let blocks = elementwise::blocks(output.len().div_ceil(8), stream.device().info().multiprocessors);
     // SAFETY: the pointers are of this stream; both callers checked input and output.
-    unsafe { stream.launch(kernel, [blocks, 1, 1], 0, arguments) }
+    unsafe { stream.launch(&kernels[output.precision().index()], [blocks, 1, 1], 0, &arguments) }
 }

@@ -1,17 +1,18 @@
 //! Pooling: maximum and mean per window, mean over the map; `kernels/pool.cu`.
 
 use super::memory::Pointer;
-use super::{Arguments, CudaError, Kernel, Rows, Stream, Tensor, to_u32};
+use super::{Arguments, CudaError, Kernel, Rows, Stream, Tensor, elementwise, to_u32};
 use crate::cpu::pool::{PoolKind, PoolShape};
-use crate::model::MapShape;
+use crate::model::{MapShape, Pair};
 
-/// The struct of the kernels with windows.
+/// The struct of all pooling kernels.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct PoolArgs {
     input: Pointer,
     output: Pointer,
     images: Pointer,
+    most: u32,
     height: u32,
     width: u32,
     channels: u32,
@@ -24,30 +25,12 @@ pub(crate) struct PoolArgs {
     padding_height: u32,
     padding_width: u32,
     count_include_pad: u32,
-    vector: u32,
     zero: u32,
 }
 const _: () = assert!(size_of::<PoolArgs>() == 80);
 
 // SAFETY: `repr(C)`, with the fields of the struct in `kernels/pool.cu`.
 unsafe impl Arguments for PoolArgs {}
-
-/// The struct of `pool_global_average_*`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct GlobalPoolArgs {
-    input: Pointer,
-    output: Pointer,
-    images: Pointer,
-    height: u32,
-    width: u32,
-    channels: u32,
-    zero: u32,
-}
-const _: () = assert!(size_of::<GlobalPoolArgs>() == 40);
-
-// SAFETY: `repr(C)`, with the fields of the struct in `kernels/pool.cu`.
-unsafe impl Arguments for GlobalPoolArgs {}
 
 /// By precision: f32, f16, bf16.
 pub(crate) const MAX: [Kernel<PoolArgs>; 3] = [
@@ -62,7 +45,7 @@ pub(crate) const AVERAGE: [Kernel<PoolArgs>; 3] = [
     Kernel::new("pool", "pool_average_bf16", 256),
 ];
 /// As [`MAX`].
-pub(crate) const GLOBAL_AVERAGE: [Kernel<GlobalPoolArgs>; 3] = [
+pub(crate) const GLOBAL_AVERAGE: [Kernel<PoolArgs>; 3] = [
     Kernel::new("pool", "pool_global_average_f32", 256),
     Kernel::new("pool", "pool_global_average_f16", 256),
     Kernel::new("pool", "pool_global_average_bf16", 256),
@@ -90,12 +73,59 @@ pub fn enqueue(
     input: &Tensor,
     output: &Tensor,
 ) -> Result<(), CudaError> {
+    let out = shape.output(map.height, map.width).map_err(CudaError::shape)?;
+    let (kernels, count_include_pad) = match kind {
+        PoolKind::Max => (&MAX, false),
+        PoolKind::Average { count_include_pad } => (&AVERAGE, count_include_pad),
+    };
+    let arguments = arguments(stream, images, shape, map, out, count_include_pad, input, output)?;
+    let threads = output.len() / if map.channels.is_multiple_of(8) { 8 } else { 1 };
+    let blocks = elementwise::blocks(threads, stream.device().info().multiprocessors);
+    // SAFETY: the pointers are of this stream; `arguments` checked input and output.
+    unsafe { stream.launch(&kernels[input.precision().index()], [blocks, 1, 1], 0, &arguments) }
+}
+
+/// The mean over all pixels: `input: [images.most(), height, width, channels]` to `output: [images.most(), channels]`, both of
+/// one precision at multiples of 16 bytes. The order of the sum is a function of the map's height alone.
+///
+/// # Errors
+/// [`CudaError::Shape`] for a map without values; [`CudaError::Length`], [`CudaError::Precision`],
+/// [`CudaError::Alignment`]; [`CudaError::Limit`] for a map of more than 2^28 values or more blocks than a grid has; what
+/// the launch fails with.
+pub fn enqueue_global_average(
+    stream: &Stream,
+    images: &Rows,
+    map: MapShape,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<(), CudaError> {
     let MapShape { height, width, channels } = map;
-    let out = shape.output(height, width).map_err(CudaError::shape)?;
+    if [height, width, channels].contains(&0) {
+        return Err(CudaError::shape(format_args!("a map of {height}x{width}x{channels} has no values")));
+    }
+    let one = Pair::square(1);
+    let whole = PoolShape { kernel: Pair { height, width }, stride: one, padding: Pair::square(0) };
+    let arguments = arguments(stream, images, &whole, map, one, false, input, output)?;
+    let blocks = global_blocks(images.most(), channels)?;
+    // SAFETY: the pointers are of this stream; `arguments` checked input and output.
+    unsafe { stream.launch(&GLOBAL_AVERAGE[input.precision().index()], [blocks, 1, 1], 0, &arguments) }
+}
+
+/// Checks the tensors and the size of the map.
+fn arguments(
+    stream: &Stream,
+    images: &Rows,
+    shape: &PoolShape,
+    map: MapShape,
+    out: Pair,
+    count_include_pad: bool,
+    input: &Tensor,
+    output: &Tensor,
+) -> Result<PoolArgs, CudaError> {
+    let MapShape { height, width, channels } = map;
     let precision = input.precision();
-    let outputs = [images.most(), out.height, out.width, channels];
     input.expect("pool input", precision, &[images.most(), height, width, channels])?;
-    output.expect("pool output", precision, &outputs)?;
+    output.expect("pool output", precision, &[images.most(), out.height, out.width, channels])?;
     let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
     let lines = padded(height, shape.padding.height);
     let values = lines.saturating_mul(padded(width, shape.padding.width)).saturating_mul(channels);
@@ -103,14 +133,11 @@ pub fn enqueue(
         return Err(CudaError::Limit { what: "values of a padded map", value: values, limit: MOST_PADDED });
     }
     let number = |value| to_u32("side of a pool", value);
-    let (kernels, count_include_pad) = match kind {
-        PoolKind::Max => (&MAX, false),
-        PoolKind::Average { count_include_pad } => (&AVERAGE, count_include_pad),
-    };
-    let arguments = PoolArgs {
+    Ok(PoolArgs {
         input: input.pointer_on(stream)?,
         output: output.pointer_on(stream)?,
         images: images.pointer_on(stream)?,
+        most: to_u32("images", images.most())?,
         height: number(height)?,
         width: number(width)?,
         channels: number(channels)?,
@@ -124,49 +151,8 @@ pub fn enqueue(
         padding_height: number(shape.padding.height)?,
         padding_width: number(shape.padding.width)?,
         count_include_pad: count_include_pad.into(),
-        vector: channels.is_multiple_of(8).into(),
         zero: 0,
-    };
-    let threads = output.len() / if arguments.vector == 1 { 8 } else { 1 };
-    let blocks = to_u32("blocks", super::elementwise::blocks(threads))?;
-    // SAFETY: the pointers are of this stream; `expect` checked input and output.
-    unsafe { stream.launch(&kernels[precision.index()], [blocks, 1, 1], 0, &arguments) }
-}
-
-/// The mean over all pixels: `input: [images.most(), height, width, channels]` to `output: [images.most(), channels]`, both of
-/// one precision at multiples of 16 bytes. The order of the sum is a function of the map's height alone.
-///
-/// # Errors
-/// [`CudaError::Shape`] for a map without values; [`CudaError::Length`], [`CudaError::Precision`],
-/// [`CudaError::Alignment`]; [`CudaError::Limit`] for more blocks than a grid has; what the launch fails with.
-pub fn enqueue_global_average(
-    stream: &Stream,
-    images: &Rows,
-    map: MapShape,
-    input: &Tensor,
-    output: &Tensor,
-) -> Result<(), CudaError> {
-    let MapShape { height, width, channels } = map;
-    let precision = input.precision();
-    input.expect("pool input", precision, &[images.most(), height, width, channels])?;
-    output.expect("pool output", precision, &[images.most(), channels])?;
-    if [height, width, channels].contains(&0) {
-        return Err(CudaError::shape(format_args!("a map of {height}x{width}x{channels} has no values")));
-    }
-    to_u32("pixels of a map", height.saturating_mul(width))?;
-    let number = |value| to_u32("side of a pool", value);
-    let arguments = GlobalPoolArgs {
-        input: input.pointer_on(stream)?,
-        output: output.pointer_on(stream)?,
-        images: images.pointer_on(stream)?,
-        height: number(height)?,
-        width: number(width)?,
-        channels: number(channels)?,
-        zero: 0,
-    };
-    let blocks = global_blocks(images.most(), channels)?;
-    // SAFETY: the pointers are of this stream; `expect` checked input and output.
-    unsafe { stream.launch(&GLOBAL_AVERAGE[precision.index()], [blocks, 1, 1], 0, &arguments) }
+    })
 }
 
 /// Blocks of the global mean.

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::panic, clippy::unwrap_used)] // each test file uses its own part; a failed check ends the test
 
 use half::{bf16, f16};
-use mercer::cuda::{CudaError, Device, Precision, Stream, Tensor};
+use mercer::cuda::{CudaError, Device, Precision, Rows, Stream, Tensor};
 
 #[cfg(feature = "emulate")]
 pub mod emulator;
@@ -57,4 +57,17 @@ pub fn tolerance(precision: Precision) -> f64 {
 /// `len` NaNs, for outputs: what is not written shows.
 pub fn poisoned(stream: &Stream, precision: Precision, len: usize) -> Tensor {
     Tensor::upload(stream, "poison", precision, &vec![f32::NAN; len]).unwrap()
+}
+
+/// What [`marked`] memory holds.
+pub const MARK: f32 = -77.0;
+
+/// `len` times [`MARK`], for outputs of inputs that are NaN where nothing may be read: what is written there shows too.
+pub fn marked(stream: &Stream, precision: Precision, len: usize) -> Tensor {
+    Tensor::upload(stream, "marks", precision, &vec![MARK; len]).unwrap()
+}
+
+/// `count` rows, said to be at most `most`.
+pub fn rows(stream: &Stream, most: usize, count: usize) -> Rows {
+    Rows::new(most, stream.upload("rows", &[u32::try_from(count).unwrap()]).unwrap()).unwrap()
 }

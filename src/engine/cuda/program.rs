@@ -12,7 +12,6 @@ use crate::cuda::network::Network;
 use crate::cuda::{CudaError, Layout, Place, Rows, Slice, Staged, Stream, Tensor, normalize, pixels, topk};
 use crate::engine::Side;
 use crate::input::Modality;
-use crate::model::{MapShape, Pair};
 
 /// The stage that reports an encoder's vector without a direction; towers report as their number among the runs.
 pub(super) const VECTOR_STAGE: u16 = u16::MAX - 1;
@@ -166,7 +165,7 @@ impl Program {
                 _ => None,
             })
         };
-        let image = networks().map(|network| values_of(network)).max().unwrap_or(0);
+        let image = networks().map(|network| network.stored().len()).max().unwrap_or(0);
         let image = scratch.place_values(precision, images.saturating_mul(image));
         let workspaces = runs.iter().map(|run| match &run.tower.op {
             Op::Network(network) => network.workspace(images),
@@ -290,15 +289,17 @@ impl Call<'_> {
         }
         embedding::enqueue(self.stream, &lookups, &self.fault)?;
         let workspace = self.program.tower.of(&self.memory.scratch)?;
-        let mut image_is_ready = false;
+        let mut images_lie_as = None;
         for (run, output) in runs.iter().zip(&outputs) {
             let Some(column) = column(columns, run.tower.input) else { continue };
             match (&run.tower.op, &column.values) {
                 (Op::Network(network), values) if column.rows.most() > 0 => {
                     let image = self.program.image.tensor(&self.memory.scratch, self.model.precision)?;
-                    if !image_is_ready {
+                    let stored = network.stored();
+                    let image = image.part(0..column.rows.most() * stored.len())?;
+                    if images_lie_as != Some(stored) {
                         self.image(network, &column.rows, values, &image)?;
-                        image_is_ready = true;
+                        images_lie_as = Some(stored);
                     }
                     network.enqueue(self.stream, &column.rows, &image, &workspace, output)?;
                 }
@@ -316,7 +317,7 @@ impl Call<'_> {
         Ok(outputs)
     }
 
-    /// The images as the networks read them: `[rows, height, width, 3]`, normalised.
+    /// The images as a network reads them: `[rows, height, width, channels]`, normalised.
     fn image(
         &self,
         network: &Network,
@@ -324,13 +325,13 @@ impl Call<'_> {
         values: &DeviceValues,
         image: &Tensor,
     ) -> Result<(), CudaError> {
-        let MapShape { height, width, .. } = network.input();
+        let stored = network.stored();
         match (values, &self.model.scaling) {
             (DeviceValues::Bytes(bytes), Some(scaling)) => {
-                scaling.enqueue(self.stream, rows, Pair { height, width }, bytes, image)
+                scaling.enqueue(self.stream, rows, stored, bytes, image)
             }
             (DeviceValues::Floats(floats), _) => {
-                pixels::enqueue_cast(self.stream, rows, values_of(network), floats, image)
+                pixels::enqueue_cast(self.stream, rows, network.input().channels, stored, floats, image)
             }
             _ => Ok(()),
         }
@@ -444,12 +445,6 @@ pub(super) fn largest_bucket(most: usize) -> usize {
 pub(super) fn parts(total: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let most = most.max(1);
     (0..total).step_by(most).map(move |first| first..total.min(first.saturating_add(most)))
-}
-
-/// Values of an image as a network reads it.
-fn values_of(network: &Network) -> usize {
-    let MapShape { height, width, channels } = network.input();
-    height * width * channels
 }
 
 #[cfg(test)]
