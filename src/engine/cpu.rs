@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::backend::{Backend, Form, Output};
+use super::backend::{Backend, Form, Output, Pair, Pairs};
 use super::options::UnknownIds;
 use super::{EngineError, RowError, Side};
 use crate::catalogue::{Catalogue, Hits};
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// Rows that are encoded together, at most: bounds the memory of a long list of requests. The result of a row does not
 /// depend on it.
 const ROWS_AT_ONCE: usize = 256;
+
+/// Pairs that are ranked together, at most, as for rows.
+const PAIRS_AT_ONCE: usize = 1024;
 
 /// A model ready to run on the CPU.
 pub(crate) struct Model {
@@ -284,10 +287,42 @@ impl Backend for Model {
         self.ranker_towers(side, features, &encoder)
     }
 
-    fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+    fn rank(&self, pairs: &Pairs<'_>, scores: &mut [f32]) -> Result<()> {
         let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
-        ranker.head.run(self.isa, batch, segments, scores).map_err(EngineError::op("ranker head"))?;
+        for (pairs_of_part, scores) in pairs.pairs.chunks(PAIRS_AT_ONCE).zip(scores.chunks_mut(PAIRS_AT_ONCE))
+        {
+            let outputs = ranker.outputs(pairs, pairs_of_part);
+            let segments: Vec<Segment<'_>> = outputs.iter().map(Output::segment).collect();
+            let ran = ranker.head.run(self.isa, scores.len(), &segments, scores);
+            ran.map_err(EngineError::op("ranker head"))?;
+        }
         Ok(())
+    }
+}
+
+impl Ranker {
+    /// What each tower of both sides gives for some of the pairs.
+    fn outputs(&self, all: &Pairs<'_>, pairs: &[Pair]) -> Vec<Output> {
+        let of_requests = all.towers.iter().map(|tower| {
+            let (mut rows, mut data) = (Vec::new(), Vec::new());
+            for (row, pair) in pairs.iter().enumerate() {
+                if let Some(values) = tower.of_row(pair.request) {
+                    rows.push(row);
+                    data.extend_from_slice(values);
+                }
+            }
+            Output { modality: tower.modality, width: tower.width, rows, data }
+        });
+        let mut first = 0;
+        let of_products = self.item.iter().map(|tower| {
+            let columns = first..first + tower.width;
+            first = columns.end;
+            let values =
+                |pair: &Pair| &all.products.data[pair.product * all.products.width..][columns.clone()];
+            let data = pairs.iter().flat_map(values).copied().collect();
+            Output { modality: tower.input, width: tower.width, rows: (0..pairs.len()).collect(), data }
+        });
+        of_requests.chain(of_products).collect()
     }
 }
 

@@ -1,56 +1,138 @@
-//! Execution contexts: a stream, its memory and the graphs recorded on it, used by one call at a time.
+//! Execution contexts: a stream, its memory and the programs recorded on it, used by one call at a time.
 
-use std::sync::Arc;
+use super::fault::Fault;
+use super::program::{Host, Launch, Memory, Program, Sizes};
+use crate::ErrorKind;
+use crate::cuda::{CudaError, Device, Graph, Pinned, Slice, Stream};
 
-use super::program::{Key, Memory, Program};
-use super::{Corpus, Model};
-use crate::cuda::{CudaError, Device, Graph, Layout, Pinned, Slice, Stream};
-
-/// Graphs that a context keeps; beyond it the one that was used longest ago goes.
+/// Programs of one kind that a context keeps; beyond it the one that was used longest ago goes.
 const MOST_GRAPHS: usize = 64;
 
-/// A stream with its memory.
-pub(super) struct Context {
-    /// The longest unused first.
-    recorded: Vec<Recorded>,
+/// A stream with its memory; `G` holds [`Graphs`] of each kind of program that runs here.
+pub(super) struct Context<G> {
+    /// `None` after a failure that left the stream in doubt, until the next call.
+    parts: Option<Parts<G>>,
+    sizes: Sizes,
+    device: Device,
+}
+
+struct Parts<G> {
+    graphs: G,
     stream: Stream,
     memory: Memory,
-    /// What is uploaded and downloaded.
-    pub(super) host: Host,
+    host: Host,
 }
 
-pub(super) struct Host {
-    pub(super) upload: Pinned<u8>,
-    pub(super) download: Pinned<u8>,
-}
+/// Programs of one kind as they were recorded, the longest unused first.
+pub(super) struct Graphs<P: Program>(Vec<Recorded<P>>);
 
-struct Recorded {
-    key: Key,
-    program: Arc<Program>,
+struct Recorded<P: Program> {
+    key: P::Key,
+    program: P,
     graph: Graph,
 }
 
-/// Bytes of a context's buffers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sizes {
-    pub(super) upload: usize,
-    pub(super) scratch: usize,
-    pub(super) download: usize,
+/// A program that has run, and what it left.
+pub(super) struct Finished<'a, P> {
+    pub(super) program: &'a P,
+    /// What was downloaded.
+    pub(super) download: &'a [u8],
+    /// What the kernels found wrong.
+    pub(super) fault: Option<Fault>,
+    /// The device's memory, as the program left it.
+    pub(super) memory: &'a Memory,
+    pub(super) stream: &'a Stream,
 }
 
-impl Sizes {
-    /// The least that holds these layouts too.
-    pub(super) fn with(self, upload: &Layout, scratch: &Layout, download: &Layout) -> Sizes {
-        Sizes {
-            upload: self.upload.max(upload.bytes()),
-            scratch: self.scratch.max(scratch.bytes()),
-            download: self.download.max(download.bytes()),
+impl<P> Finished<'_, P> {
+    /// Fails if a kernel found something wrong where nothing can be.
+    pub(super) fn expect_no_fault(&self) -> Result<(), CudaError> {
+        self.fault.map_or(Ok(()), |fault| Err(fault.unexplained()))
+    }
+}
+
+impl<P: Program> Default for Graphs<P> {
+    fn default() -> Graphs<P> {
+        Graphs(Vec::new())
+    }
+}
+
+impl<P: Program> AsMut<Graphs<P>> for Graphs<P> {
+    fn as_mut(&mut self) -> &mut Graphs<P> {
+        self
+    }
+}
+
+impl<P: Program> Graphs<P> {
+    /// Makes the program of a key the last, recorded if it is not there.
+    fn bring(
+        &mut self,
+        key: P::Key,
+        record: impl FnOnce() -> Result<(P, Graph), CudaError>,
+    ) -> Result<&Recorded<P>, CudaError> {
+        let recorded = match self.0.iter().position(|recorded| recorded.key == key) {
+            Some(at) => self.0.remove(at),
+            None => {
+                let (program, graph) = record()?;
+                if self.0.len() == MOST_GRAPHS {
+                    self.0.remove(0);
+                }
+                Recorded { key, program, graph }
+            }
+        };
+        Ok(self.0.push_mut(recorded))
+    }
+}
+
+impl<G: Default> Context<G> {
+    pub(super) fn new(device: &Device, sizes: Sizes) -> Result<Context<G>, CudaError> {
+        Ok(Context { parts: Some(Parts::new(device, sizes)?), sizes, device: device.clone() })
+    }
+
+    /// Runs the program of `key`, recorded at its first use, on `rows` rows that `write` brings to where they are uploaded
+    /// from, and waits for it.
+    ///
+    /// After a failure the stream is waited for once more. If that fails too, nobody knows what the stream still does:
+    /// its memory goes, and the next call makes a new one.
+    pub(super) fn run<P: Program>(
+        &mut self,
+        key: P::Key,
+        with: P::With<'_>,
+        rows: usize,
+        write: impl FnOnce(&P, &mut [u8]) -> Result<(), CudaError>,
+    ) -> Result<Finished<'_, P>, CudaError>
+    where
+        G: AsMut<Graphs<P>>,
+    {
+        let mut parts = match self.parts.take() {
+            Some(parts) => parts,
+            None => Parts::new(&self.device, self.sizes)?,
+        };
+        let ran = parts.run(key, with, rows, write);
+        if let Err(error) = ran {
+            match parts.stream.synchronize() {
+                Ok(()) => self.parts = Some(parts),
+                Err(_) => parts.abandon(),
+            }
+            return Err(error);
+        }
+        self.parts.insert(parts).finished()
+    }
+}
+
+impl<G> Drop for Context<G> {
+    fn drop(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            parts.abandon();
         }
     }
 }
 
-impl Context {
-    pub(super) fn new(device: &Device, sizes: Sizes) -> Result<Context, CudaError> {
+impl<G> Parts<G> {
+    fn new(device: &Device, sizes: Sizes) -> Result<Parts<G>, CudaError>
+    where
+        G: Default,
+    {
         // Each starts where an allocation of the driver may.
         let [upload, scratch, download] = [sizes.upload, sizes.scratch, sizes.download]
             .map(|bytes| bytes.checked_next_multiple_of(256).unwrap_or(usize::MAX));
@@ -65,59 +147,66 @@ impl Context {
             upload: Pinned::new(device, "the staging buffer of uploads", upload)?,
             download: Pinned::new(device, "the staging buffer of downloads", download)?,
         };
-        Ok(Context { recorded: Vec::new(), stream: device.stream()?, memory, host })
+        Ok(Parts { graphs: G::default(), stream: device.stream()?, memory, host })
     }
 
-    /// The program of a key, recorded at its first use.
-    pub(super) fn program(
+    fn run<P: Program>(
         &mut self,
-        model: &Model,
-        key: Key,
-        corpus: Option<&Arc<Corpus>>,
-    ) -> Result<Arc<Program>, CudaError> {
-        if let Some(at) = self.recorded.iter().position(|recorded| recorded.key == key) {
-            let recorded = self.recorded.remove(at);
-            let program = recorded.program.clone();
-            self.recorded.push(recorded);
-            return Ok(program);
-        }
-        let program = Arc::new(Program::new(model, key, corpus.map(Arc::as_ref))?);
-        let Context { stream, memory, host, .. } = self;
-        let graph = stream.record(|| {
-            program.enqueue(model, key, corpus, stream, memory, (&host.upload, &mut host.download))
+        key: P::Key,
+        with: P::With<'_>,
+        rows: usize,
+        write: impl FnOnce(&P, &mut [u8]) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError>
+    where
+        G: AsMut<Graphs<P>>,
+    {
+        let Parts { graphs, stream, memory, host } = self;
+        let recorded = graphs.as_mut().bring(key, || {
+            let program = P::plan(key, with)?;
+            let graph = stream.record(|| record(&program, with, stream, memory, host))?;
+            Ok((program, graph))
         })?;
-        if self.recorded.len() == MOST_GRAPHS {
-            self.recorded.remove(0);
+        recorded.program.frame().write_count(rows, &mut host.upload)?;
+        write(&recorded.program, &mut host.upload)?;
+        recorded.graph.launch()?;
+        stream.synchronize()
+    }
+
+    /// What the program that ran last left.
+    fn finished<P: Program>(&mut self) -> Result<Finished<'_, P>, CudaError>
+    where
+        G: AsMut<Graphs<P>>,
+    {
+        let Parts { graphs, stream, memory, host } = self;
+        let last = graphs.as_mut().0.last();
+        let Recorded { program, .. } =
+            last.ok_or(CudaError::Limit { what: "programs", value: 1, limit: 0 })?;
+        let fault = program.frame().fault(&host.download)?;
+        Ok(Finished { program, download: &host.download, fault, memory, stream })
+    }
+
+    /// Frees everything as soon as the stream has run. What the device may still copy from and to stays allocated.
+    fn abandon(self) {
+        let Parts { graphs, stream, memory, host } = self;
+        match stream.synchronize() {
+            Err(error) if error.kind() != ErrorKind::DeviceLost => std::mem::forget((memory, host)),
+            _ => drop((graphs, memory, host)),
         }
-        self.recorded.push(Recorded { key, program: program.clone(), graph });
-        Ok(program)
-    }
-
-    /// Runs the graph that [`Context::program`] returned last and waits for it.
-    pub(super) fn run(&mut self) -> Result<(), CudaError> {
-        let launched = self.recorded.last().map_or(Ok(()), |recorded| recorded.graph.launch());
-        self.finish(launched)
-    }
-
-    /// Puts work that is not recorded on the stream and waits for it.
-    pub(super) fn run_once(
-        &mut self,
-        work: impl FnOnce(&Stream, &Memory, &mut Host) -> Result<(), CudaError>,
-    ) -> Result<(), CudaError> {
-        let enqueued = work(&self.stream, &self.memory, &mut self.host);
-        self.finish(enqueued)
-    }
-
-    /// Waits for whatever was put on the stream, also if some of it could not be: it may read and write the host's memory.
-    fn finish(&mut self, enqueued: Result<(), CudaError>) -> Result<(), CudaError> {
-        let finished = self.stream.synchronize();
-        enqueued.and(finished)
     }
 }
 
-impl Drop for Context {
-    /// Waits for work that a call left behind before its memory goes.
-    fn drop(&mut self) {
-        let _ = self.stream.synchronize();
-    }
+/// Puts a whole call on a stream: upload, launches, download.
+fn record<P: Program>(
+    program: &P,
+    with: P::With<'_>,
+    stream: &Stream,
+    memory: &Memory,
+    host: &mut Host,
+) -> Result<(), CudaError> {
+    let frame = program.frame();
+    let launch = Launch::new(frame, stream, memory)?;
+    stream.fill(&launch.fault, 0xFF)?;
+    stream.enqueue_upload(&host.upload, &memory.upload.part(0..frame.upload.bytes())?)?;
+    program.enqueue(with, &launch)?;
+    stream.enqueue_download(&memory.download.part(0..frame.download.bytes())?, &mut host.download)
 }
