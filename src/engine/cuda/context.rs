@@ -2,7 +2,6 @@
 
 use super::fault::Fault;
 use super::program::{Host, Launch, Memory, Program, Sizes};
-use crate::ErrorKind;
 use crate::cuda::{CudaError, Device, Graph, Pinned, Slice, Stream};
 
 /// Programs of one kind that a context keeps; beyond it the one that was used longest ago goes.
@@ -16,6 +15,7 @@ pub(super) struct Context<G> {
     device: Device,
 }
 
+/// They go in this order.
 struct Parts<G> {
     graphs: G,
     stream: Stream,
@@ -112,7 +112,7 @@ impl<G: Default> Context<G> {
         if let Err(error) = ran {
             match parts.stream.synchronize() {
                 Ok(()) => self.parts = Some(parts),
-                Err(_) => parts.abandon(),
+                Err(_) => drop(parts),
             }
             return Err(error);
         }
@@ -120,11 +120,11 @@ impl<G: Default> Context<G> {
     }
 }
 
-impl<G> Drop for Context<G> {
+impl<G> Drop for Parts<G> {
+    /// Waits for what a call left behind. Where that fails, freeing the device's memory waits for the work that uses it,
+    /// copies from and to the host's among it, which goes last.
     fn drop(&mut self) {
-        if let Some(parts) = self.parts.take() {
-            parts.abandon();
-        }
+        let _ = self.stream.synchronize();
     }
 }
 
@@ -183,15 +183,6 @@ impl<G> Parts<G> {
             last.ok_or(CudaError::Limit { what: "programs", value: 1, limit: 0 })?;
         let fault = program.frame().fault(&host.download)?;
         Ok(Finished { program, download: &host.download, fault, memory, stream })
-    }
-
-    /// Frees everything as soon as the stream has run. What the device may still copy from and to stays allocated.
-    fn abandon(self) {
-        let Parts { graphs, stream, memory, host } = self;
-        match stream.synchronize() {
-            Err(error) if error.kind() != ErrorKind::DeviceLost => std::mem::forget((memory, host)),
-            _ => drop((graphs, memory, host)),
-        }
     }
 }
 
