@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use device::emulator::Emulator;
 use mercer::ErrorKind;
-use mercer::cuda::{CudaError, Device, DriverVersion, Pinned, Rows, Slice, Stream, devices, normalize};
+use mercer::cuda::{
+    CudaError, Device, DriverVersion, Precision, Rows, Slice, Staging, Stream, Tensor, devices, normalize,
+};
 
 mod device;
 
@@ -89,7 +91,13 @@ fn devices_are_listed_with_what_keeps_them_from_use() {
 #[test]
 fn an_open_that_fails_leaves_nothing() {
     let turn = Turn::new();
-    let calls = ["cuDevicePrimaryCtxRetain", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncSetAttribute"];
+    let calls = [
+        "cuDevicePrimaryCtxRetain",
+        "cuModuleLoadData",
+        "cuModuleGetFunction",
+        "cuFuncSetAttribute",
+        "cuFuncLoad",
+    ];
     const NOT_SUPPORTED: i32 = 801;
     for call in calls {
         turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
@@ -181,11 +189,10 @@ fn out_of_memory_says_what_was_asked_and_passes() {
     assert!(Slice::<f32>::new(&device, "a length beyond memory", usize::MAX).is_err());
     assert!(Slice::<f32>::new(&device, "a little", 1 << 10).is_ok());
     turn.emulator.fail_allocation(1);
-    assert!(matches!(
-        Pinned::<u8>::new(&device, "staging", 10),
-        Err(CudaError::OutOfMemory { asked: 10, .. })
-    ));
-    assert_eq!(Pinned::<u8>::new(&device, "staging", 10).unwrap()[..], [0; 10]);
+    let error = Staging::new(&device, 10, 20).err().unwrap();
+    let expected = CudaError::HostMemory { what: "the staging buffer of uploads", asked: 10 };
+    assert_eq!((&error, error.kind()), (&expected, ErrorKind::OutOfMemory));
+    assert_eq!(Staging::new(&device, 10, 20).unwrap().downloaded(), [0; 20]);
     drop(device);
     turn.nothing_is_left();
 }
@@ -227,9 +234,9 @@ fn a_graph_replays_on_new_data() {
     let count = stream.upload("count", &[0u32]).unwrap();
     let rows = Rows::new(2, count.clone()).unwrap();
     let graph = stream
-        .record(|| {
+        .record(|stream| {
             stream.fill(&fault, 0xFF)?;
-            normalize::enqueue(&stream, &rows, 2, &x, 0, &fault)
+            normalize::enqueue(stream, &rows, 2, &x, 0, &fault)
         })
         .unwrap();
     assert_eq!(stream.download(&fault).unwrap(), [0], "nothing ran while it was recorded");
@@ -253,12 +260,213 @@ fn a_recording_that_fails_leaves_a_working_stream() {
     let turn = Turn::new();
     let device = Device::open(0).unwrap();
     let stream = device.stream().unwrap();
-    assert!(stream.record(|| stream.synchronize()).is_err());
-    let given_up = stream.record(|| Err(CudaError::Busy { contexts: 0 }));
+    assert!(stream.record(|stream| stream.synchronize()).is_err());
+    let given_up = stream.record(|_| Err(CudaError::Busy { contexts: 0 }));
     assert_eq!(given_up.err(), Some(CudaError::Busy { contexts: 0 }));
+    assert_eq!(turn.emulator.live("graphs"), 0);
+    const NOT_SUPPORTED: i32 = 801;
+    for call in ["cuStreamCreate", "cuStreamBeginCapture_v2", "cuMemsetD8Async", "cuStreamEndCapture"] {
+        let memory = stream.upload("memory", &[0u8; 4]).unwrap();
+        turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
+        let error = stream.record(|stream| stream.fill(&memory, 1)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{call}: {error}");
+        assert_eq!((turn.emulator.live("graphs"), turn.emulator.live("streams")), (0, 1), "{call}");
+        assert_eq!(stream.download(&memory).unwrap(), [0; 4]);
+    }
     let (x, _) = work(&stream).unwrap();
     assert_eq!(stream.download(&x).unwrap(), [0.6, 0.8]);
     drop((x, stream, device));
+    turn.nothing_is_left();
+}
+
+/// A graph does not keep the memory that it uses, and does not run without it.
+#[test]
+fn a_graph_refuses_to_run_without_its_memory() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let rows = Rows::exactly(&stream, 1).unwrap();
+    for freed in 0..3 {
+        let (x, fault) =
+            (stream.upload("x", &[3.0f32, 4.0]).unwrap(), stream.upload("fault", &[0u64]).unwrap());
+        let copy = Slice::<f32>::new(&device, "copy", 2).unwrap();
+        let graph = stream.record(|stream| {
+            normalize::enqueue(stream, &rows, 2, &x, 0, &fault)?;
+            stream.copy(&x, &copy)
+        });
+        let graph = graph.unwrap();
+        let part = x.part(1..2).unwrap();
+        graph.launch().unwrap();
+        assert_eq!(stream.download(&copy).unwrap(), [0.6, 0.8]);
+        let mut memory =
+            [Some(x.cast::<u8>().unwrap()), Some(fault.cast().unwrap()), Some(copy.cast().unwrap())];
+        drop((x, fault, copy));
+        graph.launch().unwrap();
+        memory[freed] = None;
+        if freed == 0 {
+            graph.launch().unwrap(); // a part is left
+        }
+        drop(part);
+        turn.emulator.reset_counters();
+        let error = graph.launch().unwrap_err();
+        assert_eq!(error, CudaError::Graph { reason: "uses memory that was freed" });
+        assert_eq!((error.kind(), turn.emulator.calls("cuGraphLaunch")), (ErrorKind::Caller, 0));
+    }
+    drop((rows, stream, device));
+    turn.nothing_is_left();
+}
+
+/// What is lent to one call cannot be recorded.
+#[test]
+fn a_recording_copies_no_memory_of_the_host() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let memory = stream.upload("memory", &[1u8; 8]).unwrap();
+    let refused = Some(CudaError::Graph { reason: "cannot copy what the host lends for one call" });
+    assert_eq!(stream.record(|stream| stream.upload_to(&[2; 8], &memory)).err(), refused);
+    assert_eq!(stream.record(|stream| stream.download(&memory).map(drop)).err(), refused);
+    assert_eq!(stream.download(&memory).unwrap(), [1; 8]);
+    drop((memory, stream, device));
+    turn.nothing_is_left();
+}
+
+/// Memory of one card never reaches work on another, in whichever place.
+#[test]
+fn memory_of_another_card_is_refused() {
+    let turn = Turn::new();
+    turn.emulator.devices(2);
+    let streams = [0, 1].map(|ordinal| Device::open(ordinal).unwrap().stream().unwrap());
+    let x = streams.each_ref().map(|stream| stream.upload("x", &[3.0f32, 4.0]).unwrap());
+    let faults = streams.each_ref().map(|stream| stream.upload("fault", &[u64::MAX]).unwrap());
+    let rows = streams.each_ref().map(|stream| Rows::exactly(stream, 1).unwrap());
+    let [here, _] = &streams;
+    let other = CudaError::OtherDevice { memory: 1, stream: 0 };
+    assert_eq!(other.kind(), ErrorKind::Caller);
+    turn.emulator.reset_counters();
+    for (at_x, at_fault, at_rows) in [(1, 0, 0), (0, 1, 0), (0, 0, 1)] {
+        let enqueued = normalize::enqueue(here, &rows[at_rows], 2, &x[at_x], 0, &faults[at_fault]);
+        assert_eq!(enqueued, Err(other.clone()));
+    }
+    assert_eq!(here.copy(&x[0], &x[1]), Err(other.clone()));
+    assert_eq!(here.copy(&x[1], &x[0]), Err(other.clone()));
+    assert_eq!(here.fill(&x[1], 0), Err(other.clone()));
+    assert_eq!(here.upload_to(&[0.0; 2], &x[1]), Err(other.clone()));
+    assert_eq!(here.download(&x[1]), Err(other.clone()));
+    let tensor = Tensor::over(x[1].cast().unwrap(), Precision::F32).unwrap();
+    assert_eq!(tensor.download(here), Err(other.clone()));
+    assert_eq!(here.record(|stream| stream.fill(&x[1], 0)).err(), Some(other.clone()));
+    let mut staging = Staging::new(here.device(), 8, 8).unwrap();
+    let bytes = x[1].cast().unwrap();
+    assert_eq!(staging.run(|staged| staged.upload(&bytes)), Err(other.clone()));
+    assert_eq!(staging.run(|staged| staged.download(&bytes)), Err(other));
+    for what in ["launches", "copies", "fills"] {
+        assert_eq!(turn.emulator.count(what), 0, "{what}");
+    }
+    for at in 0..2 {
+        normalize::enqueue(&streams[at], &rows[at], 2, &x[at], 0, &faults[at]).unwrap();
+        assert_eq!(streams[at].download(&x[at]).unwrap(), [0.6, 0.8]);
+    }
+    // Devices that are one card share its memory.
+    let again = Device::open(1).unwrap().stream().unwrap();
+    assert_eq!(again.download(&x[1]).unwrap(), [0.6, 0.8]);
+    drop((streams, x, faults, rows, tensor, bytes, staging, again));
+    turn.nothing_is_left();
+}
+
+/// Staged work has run when the call is over, also if only part of it was enqueued or the closure panicked.
+#[test]
+fn staged_work_is_waited_for() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    let device = Device::open(0).unwrap();
+    let mut staging = Staging::new(&device, 8, 8).unwrap();
+    let memory = Slice::<u8>::new(&device, "memory", 4).unwrap();
+    let copied = |staging: &Staging| staging.downloaded()[..4].to_vec();
+    staging.to_upload().copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    let refused = staging.run(|staged| {
+        staged.upload(&memory)?;
+        staged.download(&memory)?;
+        Err(CudaError::Busy { contexts: 0 })
+    });
+    assert_eq!((refused, copied(&staging)), (Err(CudaError::Busy { contexts: 0 }), vec![1, 2, 3, 4]));
+
+    staging.to_upload().fill(5);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = staging.run(|staged| {
+            staged.upload(&memory).and_then(|()| staged.download(&memory)).unwrap();
+            std::panic::resume_unwind(Box::new(()));
+        });
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(copied(&staging), [5; 4]);
+
+    let graph = staging.record(|staged| {
+        staged.upload(&memory)?;
+        staged.download(&memory)
+    });
+    let graph = graph.unwrap();
+    for byte in [6, 7] {
+        staging.to_upload().fill(byte);
+        staging.replay(&graph).unwrap();
+        assert_eq!(staging.downloaded(), [byte, byte, byte, byte, 0, 0, 0, 0]);
+    }
+    let mut other = Staging::new(&device, 8, 8).unwrap();
+    let elsewhere = CudaError::Graph { reason: "runs only where it was recorded" };
+    assert_eq!(other.replay(&graph), Err(elsewhere));
+    let large = Slice::<u8>::new(&device, "large", 9).unwrap();
+    assert!(matches!(
+        other.run(|staged| staged.upload(&large)),
+        Err(CudaError::Limit { value: 9, limit: 8, .. })
+    ));
+    assert!(matches!(
+        other.run(|staged| staged.download(&large)),
+        Err(CudaError::Limit { value: 9, limit: 8, .. })
+    ));
+    drop((staging, other, memory, large, graph, device));
+    turn.nothing_is_left();
+}
+
+/// Nobody knows what runs on after a wait that fails, so the device counts as lost whatever the code.
+#[test]
+fn a_wait_that_fails_loses_the_device() {
+    let turn = Turn::new();
+    const OUT_OF_MEMORY: i32 = 2;
+    const NOT_SUPPORTED: i32 = 801;
+    for code in [OUT_OF_MEMORY, NOT_SUPPORTED] {
+        for call in ["cuStreamSynchronize", "cuEventSynchronize"] {
+            let device = Device::open(0).unwrap();
+            let stream = device.stream().unwrap();
+            turn.emulator.fail_call(call, 1, code);
+            let error = match call {
+                "cuStreamSynchronize" => stream.synchronize(),
+                _ => stream.time(|| Ok(())).map(drop),
+            };
+            let error = error.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DeviceLost, "{error}");
+            assert!(error.to_string().starts_with(&format!("device lost: {call}: ")), "{error}");
+            assert_eq!(stream.synchronize().unwrap_err(), error);
+            drop((stream, device));
+            turn.nothing_is_left();
+        }
+    }
+}
+
+/// The last handle of a stream waits for what is on it, before its kernels are unloaded.
+#[test]
+fn a_stream_that_goes_has_run() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let memory = Slice::<u8>::new(&device, "memory", 4).unwrap();
+    turn.emulator.reset_counters();
+    stream.fill(&memory, 1).unwrap();
+    drop(stream.clone());
+    assert_eq!(turn.emulator.count("fills"), 0);
+    drop(stream);
+    assert_eq!(turn.emulator.count("fills"), 1);
+    drop((memory, device));
     turn.nothing_is_left();
 }
 

@@ -794,7 +794,7 @@ mod cuda {
         for lookup in &mut lookups {
             lookup.items = Rows::new(MOST, count.clone()).unwrap();
         }
-        let graph = stream.record(|| embedding::enqueue(&stream, &lookups, &fault)).unwrap();
+        let graph = stream.record(|stream| embedding::enqueue(stream, &lookups, &fault)).unwrap();
         for items in [MOST, 1, 0, 17] {
             let lengths: Vec<usize> = (0..items).map(|i| (i + items) % 4).collect();
             // Weights of 1 stand for none.

@@ -326,7 +326,11 @@ mod cuda {
         }
 
         fn enqueue(&self) -> Result<(), CudaError> {
-            self.network.enqueue(&self.stream, &self.images, &self.input, &self.workspace, &self.output)
+            self.enqueue_on(&self.stream)
+        }
+
+        fn enqueue_on(&self, stream: &Stream) -> Result<(), CudaError> {
+            self.network.enqueue(stream, &self.images, &self.input, &self.workspace, &self.output)
         }
 
         /// Puts `pixels` into the input, with NaN behind them and in all that is written.
@@ -465,7 +469,7 @@ mod cuda {
         for precision in Precision::ALL {
             let together = Loaded::new(&stream, &network, precision, 5).run(&pixels);
             let loaded = Loaded::new(&stream, &network, precision, 7);
-            let graph = stream.record(|| loaded.enqueue()).unwrap();
+            let graph = stream.record(|stream| loaded.enqueue_on(stream)).unwrap();
             for rows in [0..5, 1..3, 4..5, 0..0] {
                 let expected = &together[rows.start * width..rows.end * width];
                 loaded.fill(&pixels[rows.start * len..rows.end * len]);

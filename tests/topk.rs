@@ -500,8 +500,12 @@ mod cuda {
 
     impl Buffers {
         fn enqueue(&self, search: &Search<'_>, count: &Rows) -> Result<(), CudaError> {
+            self.enqueue_on(&search.stream, search, count)
+        }
+
+        fn enqueue_on(&self, stream: &Stream, search: &Search<'_>, count: &Rows) -> Result<(), CudaError> {
             let Buffers { plan, queries, workspace, keys } = self;
-            enqueue(&search.stream, plan, &search.corpus, count, queries, workspace, keys)
+            enqueue(stream, plan, &search.corpus, count, queries, workspace, keys)
         }
     }
 
@@ -629,7 +633,7 @@ mod cuda {
         let search = Search::new(dim, &rows, &ids, Precision::F32).unwrap();
         let (buffers, count) = (search.buffers(most, k), search.stream.upload("count", &[0u32]).unwrap());
         let batch = Rows::new(most, count.clone()).unwrap();
-        let graph = search.stream.record(|| buffers.enqueue(&search, &batch)).unwrap();
+        let graph = search.stream.record(|stream| buffers.enqueue_on(stream, &search, &batch)).unwrap();
         for (round, number) in [12usize, 1, 0, 5, 8, 12].into_iter().enumerate() {
             let mut queries = coarse(round as u64, most * dim);
             let expected = oracle_scan(dim, &queries[..number * dim], &rows, &ids, k);

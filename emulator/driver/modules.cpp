@@ -157,6 +157,12 @@ DRIVER_API CUresult cuFuncSetAttribute(void* handle, int which, int value) {
   return kSuccess;
 }
 
+// The driver loads a function here at the latest; the stand-in has all of them from the start.
+DRIVER_API CUresult cuFuncLoad(void* handle) {
+  DRIVER_ENTER(Needs::context);
+  return function_of(handle) ? kSuccess : kInvalidHandle;
+}
+
 DRIVER_API CUresult cuFuncSetCacheConfig(void* handle, int) {
   DRIVER_ENTER(Needs::context);
   return function_of(handle) ? kSuccess : kInvalidHandle;

@@ -87,8 +87,7 @@ impl ScaleShift {
     }
 
     /// Scale and shift, `[channels]` each.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn parts(&self) -> (&[f32], &[f32]) {
+    pub fn parts(&self) -> (&[f32], &[f32]) {
         (&self.scale, &self.shift)
     }
 

@@ -275,13 +275,13 @@ impl Conv {
         let pixels = outputs[..3].iter().product();
         let number = |value| to_u32("side of a convolution", value);
         let arguments = ConvArgs {
-            input: input.pointer(),
-            weight: self.weight.pointer(),
-            bias: self.bias.pointer(),
-            residual: residual.map_or(Pointer::NULL, Tensor::pointer),
-            output: output.pointer(),
-            taps: self.taps.pointer(),
-            images: images.pointer(),
+            input: input.pointer_on(stream)?,
+            weight: self.weight.pointer_on(stream)?,
+            bias: self.bias.pointer_on(stream)?,
+            residual: residual.map_or(Ok(Pointer::NULL), |tensor| tensor.pointer_on(stream))?,
+            output: output.pointer_on(stream)?,
+            taps: self.taps.pointer_on(stream)?,
+            images: images.pointer_on(stream)?,
             height: number(size.height)?,
             width: number(size.width)?,
             in_channels: number(shape.in_channels)?,
@@ -301,7 +301,8 @@ impl Conv {
         let multiprocessors = stream.device().info().multiprocessors as usize;
         let plan = Plan::of(self.algorithm, pixels, shape.out_channels, multiprocessors);
         let blocks = plan.blocks(pixels, shape.out_channels)?;
-        stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments)
+        // SAFETY: the pointers are of this stream; `expect` checked input, residual and output; the weights were packed for the shape.
+        unsafe { stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments) }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute, CUresult,
 };
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use super::driver::{self, failure};
 use super::kernel::{IMAGES, KERNELS, KernelInfo};
@@ -32,6 +32,13 @@ pub struct DeviceInfo {
 }
 
 /// An open card with its kernels loaded. Cheap to clone; the last clone to go frees everything.
+///
+/// It uses the card's primary context, which it shares with every other user of the card in the process, such as the CUDA
+/// runtime. Opening a device makes that context current on the calling thread, and so does every later call that reaches
+/// the driver, a drop included; there it stays. Code of other libraries on the same thread that counts on its own context
+/// has to make it current again.
+///
+/// Opening again a card that is open shares its memory. Each handle learns by itself that the card is lost.
 #[derive(Clone)]
 pub struct Device {
     inner: Arc<Inner>,
@@ -42,9 +49,17 @@ struct Inner {
     functions: HashMap<&'static str, Function>,
     /// Held for the functions; unloaded before the context goes.
     _modules: Vec<Module>,
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
     /// Why the device was lost.
     lost: OnceLock<String>,
+    /// Held for reading while a graph is launched whose memory was found alive.
+    launches: RwLock<()>,
+}
+
+/// The primary context of a card, which every user of the card in this process shares.
+struct Context {
+    handle: sys::CUcontext,
+    device: sys::CUdevice,
 }
 
 #[derive(Clone, Copy)]
@@ -52,7 +67,7 @@ struct Function(sys::CUfunction);
 
 struct Module {
     handle: sys::CUmodule,
-    context: Arc<CudaContext>,
+    context: Arc<Context>,
 }
 
 // SAFETY: driver handles may be used from any thread whose current context is theirs; every use binds the context first.
@@ -63,10 +78,36 @@ unsafe impl Sync for Function {}
 unsafe impl Send for Module {}
 // SAFETY: as for `Function`.
 unsafe impl Sync for Module {}
+// SAFETY: as for `Function`.
+unsafe impl Send for Context {}
+// SAFETY: as for `Function`.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn retain(ordinal: usize) -> Result<Context, DriverError> {
+        let device = result::device::get(i32::try_from(ordinal).unwrap_or(-1))?;
+        // SAFETY: the device comes from the driver.
+        let handle = unsafe { result::primary_ctx::retain(device) }?;
+        Ok(Context { handle, device })
+    }
+
+    /// Makes the context the calling thread's current one, where it stays.
+    fn bind(&self) -> Result<(), DriverError> {
+        // SAFETY: the context is alive.
+        unsafe { result::ctx::set_current(self.handle) }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: retained by `Context::retain` and released once.
+        let _ = unsafe { result::primary_ctx::release(self.device) };
+    }
+}
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if bind(&self.context).is_ok() {
+        if self.context.bind().is_ok() {
             // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
             let _ = unsafe { result::module::unload(self.handle) };
         }
@@ -89,8 +130,10 @@ impl Device {
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
         let (_, count) = driver::load()?;
         let info = Device::describe(ordinal, count)?;
-        let context = CudaContext::new(ordinal)
+        let context = Context::retain(ordinal)
             .map_err(|error| classify("cuDevicePrimaryCtxRetain", error, info.memory))?;
+        let context = Arc::new(context);
+        context.bind().map_err(|error| classify("cuCtxSetCurrent", error, info.memory))?;
         let mut modules: Vec<Module> = Vec::new();
         let mut functions = HashMap::new();
         for &(name, image) in IMAGES {
@@ -108,7 +151,14 @@ impl Device {
             let reason = format!("the build has no `{}.cu`", kernel.module);
             return Err(CudaError::Kernel { kernel: kernel.name, reason });
         }
-        let inner = Inner { info, functions, _modules: modules, context, lost: OnceLock::new() };
+        let inner = Inner {
+            info,
+            functions,
+            _modules: modules,
+            context,
+            lost: OnceLock::new(),
+            launches: RwLock::new(()),
+        };
         Ok(Device { inner: Arc::new(inner) })
     }
 
@@ -171,7 +221,7 @@ impl Device {
 
     /// Makes the device's context the calling thread's current one, where it stays.
     pub(super) fn bind(&self) -> Result<(), DriverError> {
-        bind(&self.inner.context)
+        self.inner.context.bind()
     }
 
     pub(super) fn function(&self, kernel: &KernelInfo) -> Result<sys::CUfunction, CudaError> {
@@ -193,19 +243,49 @@ impl Device {
         self.bind().and_then(|()| call()).map_err(|error| {
             let error = classify(name, error, self.inner.info.memory);
             match error {
-                CudaError::Lost { reason } => {
-                    CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
-                }
+                CudaError::Lost { reason } => self.lose(reason),
                 other => other,
             }
         })
     }
-}
 
-/// As cudarc's own, which besides returns what an earlier, unrelated call failed with.
-fn bind(context: &CudaContext) -> Result<(), DriverError> {
-    // SAFETY: the context is alive.
-    unsafe { result::ctx::set_current(context.cu_ctx()) }
+    /// [`Device::call`] for a call that waits for work. If the wait fails nobody knows what still runs and which memory it
+    /// uses, so the device counts as lost, unless the work was only being recorded.
+    pub(super) fn wait<T>(
+        &self,
+        name: &'static str,
+        wait: impl FnOnce() -> Result<T, DriverError>,
+    ) -> Result<T, CudaError> {
+        let mut code = CUresult::CUDA_SUCCESS;
+        let waited = self.call(name, || wait().inspect_err(|error| code = error.0));
+        match (waited, code) {
+            (Err(CudaError::Driver { .. } | CudaError::OutOfMemory { .. }), code) if !is_recording(code) => {
+                Err(self.lose(failure(name, DriverError(code)).to_string()))
+            }
+            (waited, _) => waited,
+        }
+    }
+
+    /// Marks the device lost, unless it is already; the first reason counts.
+    fn lose(&self, reason: String) -> CudaError {
+        CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
+    }
+
+    /// Puts work on a stream for which `alive` says that the memory it uses is there.
+    pub(super) fn launch_if<T>(
+        &self,
+        alive: impl FnOnce() -> bool,
+        launch: impl FnOnce() -> Result<T, CudaError>,
+    ) -> Result<T, CudaError> {
+        let _launching = self.inner.launches.read().unwrap_or_else(PoisonError::into_inner);
+        if alive() { launch() } else { Err(CudaError::Graph { reason: "uses memory that was freed" }) }
+    }
+
+    /// Returns once no [`Device::launch_if`] is under way: one that found memory alive has put its work on the stream, a
+    /// later one finds it gone.
+    pub(super) fn after_launches(&self) {
+        drop(self.inner.launches.write().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// What a failed call means; `total` is the device's memory, where the driver does not say.
@@ -218,6 +298,14 @@ fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
         code if is_sticky(code) => CudaError::Lost { reason: failure(call, error).to_string() },
         _ => failure(call, error),
     }
+}
+
+/// Whether a wait was refused because the stream records.
+fn is_recording(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+    )
 }
 
 /// Whether a context is unusable after the error.
@@ -244,7 +332,7 @@ fn is_sticky(code: CUresult) -> bool {
 }
 
 fn load_module(
-    context: &Arc<CudaContext>,
+    context: &Arc<Context>,
     info: &DeviceInfo,
     first: &KernelInfo,
     image: &[u8],
@@ -274,7 +362,8 @@ fn of_kernel(kernel: &KernelInfo, call: &'static str, error: DriverError, info: 
     }
 }
 
-/// Finds a kernel and checks that it takes what the launch code passes, in blocks of the size that it launches.
+/// Finds a kernel, checks that it takes what the launch code passes, in blocks of the size that it launches, and loads it: a
+/// driver that loads lazily would do so at the first launch, which may be one that is recorded, where it cannot.
 fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Function, CudaError> {
     let wrong = |reason: String| CudaError::Kernel { kernel: kernel.name, reason };
     let name = CString::new(kernel.name).map_err(|_| wrong("has a zero byte in its name".into()))?;
@@ -308,5 +397,8 @@ fn resolve(module: &Module, info: &DeviceInfo, kernel: &KernelInfo) -> Result<Fu
     // SAFETY: the function is valid.
     let raised = unsafe { result::function::set_function_attribute(function, key, dynamic) };
     raised.map_err(|error| of_kernel(kernel, "cuFuncSetAttribute", error, info))?;
+    // SAFETY: the function is valid.
+    let loaded = unsafe { sys::cuFuncLoad(function) }.result();
+    loaded.map_err(|error| of_kernel(kernel, "cuFuncLoad", error, info))?;
     Ok(Function(function))
 }

@@ -99,12 +99,12 @@ impl Elementwise<'_> {
             expect("values of an image", values, &[values / channels, channels])?;
         }
         let arguments = ElementwiseArgs {
-            input: input.pointer(),
-            scale: self.batch_norm.map_or(Pointer::NULL, |norm| norm.scale.pointer()),
-            shift: self.batch_norm.map_or(Pointer::NULL, |norm| norm.shift.pointer()),
-            other: self.add.map_or(Pointer::NULL, Tensor::pointer),
-            output: output.pointer(),
-            images: images.pointer(),
+            input: input.pointer_on(stream)?,
+            scale: self.batch_norm.map_or(Ok(Pointer::NULL), |norm| norm.scale.pointer_on(stream))?,
+            shift: self.batch_norm.map_or(Ok(Pointer::NULL), |norm| norm.shift.pointer_on(stream))?,
+            other: self.add.map_or(Ok(Pointer::NULL), |tensor| tensor.pointer_on(stream))?,
+            output: output.pointer_on(stream)?,
+            images: images.pointer_on(stream)?,
             values: values as u64,
             channels: to_u32("channels", channels.unwrap_or(1))?,
             relu: self.relu.into(),
@@ -113,7 +113,8 @@ impl Elementwise<'_> {
         };
         let threads = images.most() * values.div_ceil(if arguments.vector == 1 { 8 } else { 1 });
         let blocks = to_u32("blocks", blocks(threads))?;
-        stream.launch(&KERNELS[precision.index()], [blocks, 1, 1], 0, &arguments)
+        // SAFETY: the pointers are of this stream; `expect` checked the operands, and the channels divide the values.
+        unsafe { stream.launch(&KERNELS[precision.index()], [blocks, 1, 1], 0, &arguments) }
     }
 }
 

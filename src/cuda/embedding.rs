@@ -167,7 +167,10 @@ fn plan(most: usize, width: usize, precision: Precision, aligned: bool, bags: bo
 /// launch fails with. Nothing is launched if a lookup is refused.
 pub fn enqueue(stream: &Stream, lookups: &[Lookup], fault: &Slice<u64>) -> Result<(), CudaError> {
     expect("fault record", fault.len(), &[1])?;
-    let lookups = lookups.iter().map(arguments).collect::<Result<Vec<LookupArgs>, CudaError>>()?;
+    let lookups = lookups
+        .iter()
+        .map(|lookup| arguments(stream, lookup))
+        .collect::<Result<Vec<LookupArgs>, CudaError>>()?;
     let with_work: Vec<LookupArgs> = lookups.into_iter().filter(|lookup| lookup.blocks > 0).collect();
     for group in with_work.chunks(LOOKUPS) {
         let mut lookups = [LookupArgs::NONE; LOOKUPS];
@@ -177,14 +180,15 @@ pub fn enqueue(stream: &Stream, lookups: &[Lookup], fault: &Slice<u64>) -> Resul
             blocks += lookup.blocks;
         }
         let lookup_count = to_u32("lookups", group.len())?;
-        let arguments = EmbeddingArgs { lookups, fault: fault.pointer(), lookup_count, unused: 0 };
-        stream.launch(&LOOKUP, [blocks, 1, 1], 0, &arguments)?;
+        let arguments = EmbeddingArgs { lookups, fault: fault.pointer_on(stream)?, lookup_count, unused: 0 };
+        // SAFETY: the pointers are of this stream; the lookups were checked, each slice against its shape.
+        unsafe { stream.launch(&LOOKUP, [blocks, 1, 1], 0, &arguments) }?;
     }
     Ok(())
 }
 
 /// Checks a lookup and describes it; its first block is not known yet.
-fn arguments(lookup: &Lookup) -> Result<LookupArgs, CudaError> {
+fn arguments(stream: &Stream, lookup: &Lookup) -> Result<LookupArgs, CudaError> {
     let Lookup { table, table_rows, width, items, ids, bags, unknown, output, stage } = lookup;
     if !(1..=MOST_WIDTH).contains(width) {
         return Err(CudaError::Limit { what: "embedding width", value: *width, limit: MOST_WIDTH });
@@ -208,18 +212,18 @@ fn arguments(lookup: &Lookup) -> Result<LookupArgs, CudaError> {
                 let of_sums = if bags.pooling == Pooling::Sum { ids.len() } else { 0 };
                 expect("bag weights, which only sums take,", weights.len(), &[of_sums])?;
             }
-            offsets = Some(bags.offsets.pointer());
-            weights = bags.weights.as_ref().map(Slice::pointer);
+            offsets = Some(bags.offsets.pointer_on(stream)?);
+            weights = bags.weights.as_ref().map(|weights| weights.pointer_on(stream)).transpose()?;
             (pooling, padding_id) = (bags.pooling, bags.padding_id);
         }
     }
-    let aligned = [table, output].iter().all(|tensor| tensor.pointer().is_aligned(VECTOR));
+    let aligned = [table, output].iter().all(|tensor| tensor.is_aligned(VECTOR));
     let plan = plan(items.most(), *width, table.precision(), aligned, bags.is_some());
     Ok(LookupArgs {
-        table: table.pointer(),
-        output: output.pointer(),
-        count: items.pointer(),
-        ids: ids.pointer(),
+        table: table.pointer_on(stream)?,
+        output: output.pointer_on(stream)?,
+        count: items.pointer_on(stream)?,
+        ids: ids.pointer_on(stream)?,
         offsets: offsets.unwrap_or(Pointer::NULL),
         weights: weights.unwrap_or(Pointer::NULL),
         ids_len: ids.len() as u64,

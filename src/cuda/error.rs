@@ -63,7 +63,18 @@ pub enum CudaError {
         /// Bytes of the device.
         total: usize,
     },
-    /// The device cannot be used by this process any more; every later call answers the same.
+    /// The host has no memory that the device can copy from and to. Not sticky: a smaller request may pass.
+    #[error("out of host memory for {what}, {asked} bytes asked for")]
+    HostMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// Bytes asked for.
+        asked: usize,
+    },
+    /// The device cannot be used by this process any more: work on it failed, or a wait for work, after which nobody knows
+    /// what runs on. Every later call with this handle answers the same without asking the driver. Nothing in the process
+    /// recovers it: what the driver calls for is a new process, and for uncorrectable memory errors perhaps a reset of the
+    /// card. Other processes, other cards and the CPU are not affected.
     #[error("device lost: {reason}")]
     Lost {
         /// The driver's words at the first failure.
@@ -107,6 +118,20 @@ pub enum CudaError {
         /// The op's.
         expected: Precision,
     },
+    /// Memory of one device was given to work on another.
+    #[error("memory of device {memory} cannot be used by work on device {stream}")]
+    OtherDevice {
+        /// The device that has the memory.
+        memory: usize,
+        /// The device of the stream.
+        stream: usize,
+    },
+    /// Recorded work cannot be recorded or run like this.
+    #[error("a recorded graph {reason}")]
+    Graph {
+        /// Why.
+        reason: &'static str,
+    },
     /// Memory does not start where a kernel reads whole vectors.
     #[error("{what} does not start at a multiple of {bytes} bytes")]
     Alignment {
@@ -148,12 +173,14 @@ impl CudaError {
             | CudaError::OldDevice { .. }
             | CudaError::Kernel { .. }
             | CudaError::Driver { .. } => ErrorKind::Unsupported,
-            CudaError::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            CudaError::OutOfMemory { .. } | CudaError::HostMemory { .. } => ErrorKind::OutOfMemory,
             CudaError::Lost { .. } => ErrorKind::DeviceLost,
             CudaError::Busy { .. } => ErrorKind::Overloaded,
             CudaError::Length { .. }
             | CudaError::Limit { .. }
             | CudaError::Precision { .. }
+            | CudaError::OtherDevice { .. }
+            | CudaError::Graph { .. }
             | CudaError::Alignment { .. }
             | CudaError::Shape { .. } => ErrorKind::Caller,
         }

@@ -135,7 +135,7 @@ impl Head {
         expect("fault record", fault.len(), &[1])?;
         let normalize = self.normalize.then_some((stage, fault));
         let Some(first) = self.layers.first() else {
-            let columns = segments.iter().enumerate().map(|(at, segment)| self.column(at, segment));
+            let columns = segments.iter().enumerate().map(|(at, segment)| self.column(stream, at, segment));
             let columns = columns.collect::<Result<Vec<_>, _>>()?;
             return self.concatenate(stream, batch, &columns, normalize, output);
         };
@@ -146,18 +146,18 @@ impl Head {
         let mut input: Vec<SegmentArgs> = segments
             .iter()
             .enumerate()
-            .map(|(at, segment)| first.segment(at, &segment.data, Some(&segment.index)))
+            .map(|(at, segment)| first.segment(stream, at, &segment.data, Some(&segment.index)))
             .collect::<Result<_, _>>()?;
         for (at, layer) in self.layers.iter().enumerate() {
             let normalize = if self.last(at) { normalize } else { None };
             let run = Run { rows: batch, workspace: &workspace, normalize };
             let Some(next) = self.layers.get(at + 1) else {
-                return layer.enqueue(stream, run, &input, output.pointer(), Pointer::NULL);
+                return layer.enqueue(stream, run, &input, output.pointer_on(stream)?, Pointer::NULL);
             };
             let bytes = batch.most() * layer.outputs * self.precision.bytes();
             let values = Tensor::over(places[at % 2].part(0..bytes)?, self.precision)?;
-            layer.enqueue(stream, run, &input, Pointer::NULL, values.pointer())?;
-            input = vec![next.segment(0, &values, None)?];
+            layer.enqueue(stream, run, &input, Pointer::NULL, values.pointer_on(stream)?)?;
+            input = vec![next.segment(stream, 0, &values, None)?];
         }
         Ok(())
     }
@@ -184,11 +184,11 @@ impl Head {
         self.check(batch, values, width)?;
         expect("head parts", output.len(), &[batch.most(), self.part_outputs()])?;
         let Some(layer) = self.layers.first() else {
-            return self.concatenate(stream, batch, &[self.column(segment, values)?], None, output);
+            return self.concatenate(stream, batch, &[self.column(stream, segment, values)?], None, output);
         };
         let run = Run { rows: batch, workspace, normalize: None };
-        let values = layer.segment(segment, &values.data, Some(&values.index))?;
-        layer.enqueue_part(stream, run, values, output.pointer())
+        let values = layer.segment(stream, segment, &values.data, Some(&values.index))?;
+        layer.enqueue_part(stream, run, values, output.pointer_on(stream)?)
     }
 
     fn check(&self, batch: &Rows, segment: &Segment, width: usize) -> Result<(), CudaError> {
@@ -197,11 +197,11 @@ impl Head {
     }
 
     /// Segment number `at` in a concatenation that is built.
-    fn column(&self, at: usize, segment: &Segment) -> Result<SegmentArgs, CudaError> {
+    fn column(&self, stream: &Stream, at: usize, segment: &Segment) -> Result<SegmentArgs, CudaError> {
         let width = self.widths[at];
         Ok(SegmentArgs {
-            data: segment.data.pointer(),
-            index: segment.index.pointer(),
+            data: segment.data.pointer_on(stream)?,
+            index: segment.index.pointer_on(stream)?,
             rows: rows_of(&segment.data, self.precision, width)?,
             width: to_u32("segment", width)?,
             first: to_u32("column", self.widths[..at].iter().sum())?,
@@ -218,15 +218,16 @@ impl Head {
         output: &Slice<f32>,
     ) -> Result<(), CudaError> {
         let arguments = HeadArgs {
-            output: output.pointer(),
-            fault: normalize.map_or(Pointer::NULL, |(_, fault)| fault.pointer()),
-            rows: batch.pointer(),
+            output: output.pointer_on(stream)?,
+            fault: normalize.map_or(Ok(Pointer::NULL), |(_, fault)| fault.pointer_on(stream))?,
+            rows: batch.pointer_on(stream)?,
             outputs: to_u32("outputs", self.outputs)?,
             normalize: u32::from(normalize.is_some()),
             stage: normalize.map_or(0, |(stage, _)| stage.into()),
             ..HeadArgs::over(columns)?
         };
         let blocks = grid(batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS))?;
-        stream.launch(&Kernels::of(self.precision).concatenate, [blocks, 1, 1], 0, &arguments)
+        // SAFETY: the pointers are of this stream; the callers checked segments and output.
+        unsafe { stream.launch(&Kernels::of(self.precision).concatenate, [blocks, 1, 1], 0, &arguments) }
     }
 }

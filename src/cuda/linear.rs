@@ -298,14 +298,15 @@ impl Layer {
     /// The segment number `at`, present at `index` of `data`: `[any, width]`; without an index, row for row.
     pub(super) fn segment(
         &self,
+        stream: &Stream,
         at: usize,
         data: &Tensor,
         index: Option<&Slice<u32>>,
     ) -> Result<SegmentArgs, CudaError> {
         let Columns { width, first, chunk } = self.columns[at];
         let rows = rows_of(data, self.precision(), width as usize)?;
-        let index = index.map_or(Pointer::NULL, Slice::pointer);
-        Ok(SegmentArgs { data: data.pointer(), index, rows, width, first, chunk })
+        let index = index.map_or(Ok(Pointer::NULL), |slice| slice.pointer_on(stream))?;
+        Ok(SegmentArgs { data: data.pointer_on(stream)?, index, rows, width, first, chunk })
     }
 
     /// The layer over `segments`, one per width, into `output` or, in the model's precision, `rounded`.
@@ -317,7 +318,7 @@ impl Layer {
         output: Pointer,
         rounded: Pointer,
     ) -> Result<(), CudaError> {
-        let bias = self.bias.as_ref().map_or(Pointer::NULL, Slice::pointer);
+        let bias = self.bias.as_ref().map_or(Ok(Pointer::NULL), |slice| slice.pointer_on(stream))?;
         self.launch(stream, run, segments, self.chunks, (bias, self.activation), output, rounded)
     }
 
@@ -353,14 +354,14 @@ impl Layer {
         let (counters, partials) = (counters.cast::<u32>()?, run.workspace.part(sums)?.cast::<f32>()?);
         stream.fill(&counters, 0)?;
         let arguments = HeadArgs {
-            weight: self.weight.pointer(),
+            weight: self.weight.pointer_on(stream)?,
             bias,
             output,
             rounded,
-            partials: partials.pointer(),
-            counters: counters.pointer(),
-            fault: run.normalize.map_or(Pointer::NULL, |(_, fault)| fault.pointer()),
-            rows: run.rows.pointer(),
+            partials: partials.pointer_on(stream)?,
+            counters: counters.pointer_on(stream)?,
+            fault: run.normalize.map_or(Ok(Pointer::NULL), |(_, fault)| fault.pointer_on(stream))?,
+            rows: run.rows.pointer_on(stream)?,
             outputs: to_u32("outputs", self.outputs)?,
             pitch: self.pitch,
             chunks: to_u32("chunks", chunks)?,
@@ -373,7 +374,8 @@ impl Layer {
         let kernels = Kernels::of(self.precision());
         let kernel = if plan.tile == NARROW { &kernels.narrow } else { &kernels.wide };
         let shared = to_u32("shared memory", plan.shared(segments.len()))?;
-        stream.launch(kernel, [grid(plan.blocks())?, 1, 1], shared, &arguments)
+        // SAFETY: the pointers are of this stream; `segment` and the callers checked what they pass, `part` cut the workspace to the plan.
+        unsafe { stream.launch(kernel, [grid(plan.blocks())?, 1, 1], shared, &arguments) }
     }
 }
 
@@ -463,9 +465,9 @@ impl Linear {
         expect("linear input", input.len(), &[rows.most(), self.inputs])?;
         let found = if output.precision() == self.layer.precision() { output.len() } else { 0 };
         expect("linear output in the layer's precision", found, &[rows.most(), self.layer.outputs])?;
-        let segment = self.layer.segment(0, input, None)?;
+        let segment = self.layer.segment(stream, 0, input, None)?;
         let run = Run { rows, workspace, normalize: None };
-        self.layer.enqueue(stream, run, &[segment], Pointer::NULL, output.pointer())
+        self.layer.enqueue(stream, run, &[segment], Pointer::NULL, output.pointer_on(stream)?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 
-use super::{CudaError, Device};
+use super::{CudaError, Device, Stream};
 
 /// `len` values of `T` in the memory of a device. Cheap to clone: clones and parts share one allocation, which is freed
 /// when the last of them goes.
@@ -19,21 +19,27 @@ pub struct Slice<T> {
     values: PhantomData<fn() -> T>,
 }
 
-struct Allocation {
+/// One allocation of the driver.
+pub(super) struct Allocation {
     address: sys::CUdeviceptr,
     device: Device,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.address != 0 && self.device.bind().is_ok() {
+        if self.address == 0 {
+            return;
+        }
+        self.device.after_launches();
+        if self.device.bind().is_ok() {
             // SAFETY: allocated by `Slice::new` and freed once; the driver waits for the work that uses it.
             let _ = unsafe { result::free_sync(self.address) };
         }
     }
 }
 
-/// The address of device memory as a kernel takes it. It keeps nothing alive.
+/// The address of device memory as a kernel takes it. What it points to lives until the work is done that was on a stream
+/// before its slice went: a slice's drop waits.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pointer(u64);
@@ -41,6 +47,11 @@ pub(crate) struct Pointer(u64);
 impl Pointer {
     /// What stands for an absent tensor.
     pub(crate) const NULL: Pointer = Pointer(0);
+
+    /// The address as the driver's calls take it.
+    pub(super) fn address(self) -> sys::CUdeviceptr {
+        self.0
+    }
 
     /// Whether the address is a multiple of `bytes`.
     pub(crate) fn is_aligned(self, bytes: usize) -> bool {
@@ -117,17 +128,26 @@ impl<T: Pod> Slice<T> {
     /// [`CudaError::Length`] if the bytes are no whole number of `U`, or do not start where a `U` may.
     pub fn cast<U: Pod>(&self) -> Result<Slice<U>, CudaError> {
         let bytes = self.len * size_of::<T>();
-        if !bytes.is_multiple_of(size_of::<U>()) || !self.offset.is_multiple_of(align_of::<U>() as u64) {
-            let (what, shape) = ("bytes of a cast", vec![bytes / size_of::<U>(), size_of::<U>()]);
+        let len = bytes.checked_div(size_of::<U>()).unwrap_or(0);
+        if len * size_of::<U>() != bytes || !self.offset.is_multiple_of(align_of::<U>() as u64) {
+            let (what, shape) = ("bytes of a cast", vec![len, size_of::<U>()]);
             return Err(CudaError::Length { what, found: bytes, expected: shape.iter().product(), shape });
         }
         let (allocation, offset) = (self.allocation.clone(), self.offset);
-        Ok(Slice { allocation, offset, len: bytes / size_of::<U>(), values: PhantomData })
+        Ok(Slice { allocation, offset, len, values: PhantomData })
     }
 
-    /// The address, for a kernel's arguments.
-    pub(crate) fn pointer(&self) -> Pointer {
-        Pointer(self.address())
+    /// The address, for work that is put on `stream` before the slice goes. A recording remembers the allocation.
+    ///
+    /// # Errors
+    /// [`CudaError::OtherDevice`] if the stream is another device's.
+    pub(crate) fn pointer_on(&self, stream: &Stream) -> Result<Pointer, CudaError> {
+        let (memory, on) = (self.device().info().ordinal, stream.device().info().ordinal);
+        if memory != on {
+            return Err(CudaError::OtherDevice { memory, stream: on });
+        }
+        stream.uses(&self.allocation);
+        Ok(Pointer(self.address()))
     }
 
     pub(super) fn address(&self) -> sys::CUdeviceptr {
@@ -136,7 +156,7 @@ impl<T: Pod> Slice<T> {
 }
 
 /// Host memory that the device copies from and to directly.
-pub struct Pinned<T> {
+pub(super) struct Pinned<T> {
     values: *mut T,
     len: usize,
     device: Device,
@@ -151,15 +171,13 @@ impl<T: Pod> Pinned<T> {
     /// `len` zeros; `what` names them in an error.
     ///
     /// # Errors
-    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
-    pub fn new(device: &Device, what: &str, len: usize) -> Result<Pinned<T>, CudaError> {
+    /// [`CudaError::HostMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub(super) fn new(device: &Device, what: &'static str, len: usize) -> Result<Pinned<T>, CudaError> {
         let bytes = len.saturating_mul(size_of::<T>()).max(1);
         // SAFETY: the memory is zeroed below, before it is read.
         let allocated = device.call("cuMemHostAlloc", || unsafe { result::malloc_host(bytes, 0) });
         let values = allocated.map_err(|error| match error {
-            CudaError::OutOfMemory { free, total, .. } => {
-                CudaError::OutOfMemory { what: what.into(), asked: bytes, free, total }
-            }
+            CudaError::OutOfMemory { .. } => CudaError::HostMemory { what, asked: bytes },
             other => other,
         })?;
         // SAFETY: `bytes` bytes were just allocated.
@@ -171,9 +189,16 @@ impl<T: Pod> Pinned<T> {
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         if self.device.bind().is_ok() {
-            // SAFETY: allocated by `Pinned::new` and freed once; whoever put a copy with it on a stream has waited for it.
+            // SAFETY: allocated by `Pinned::new` and freed once; `Staging` has waited for every copy.
             let _ = unsafe { result::free_host(self.values.cast()) };
         }
+    }
+}
+
+impl<T> Pinned<T> {
+    /// Where the values are, for a copy that the caller keeps from every other use of them.
+    pub(super) fn as_mut_ptr(&self) -> *mut T {
+        self.values
     }
 }
 

@@ -9,12 +9,12 @@
 #![allow(unsafe_code)] // driver calls; see each SAFETY note
 
 mod arena;
-mod checkout;
 mod device;
 mod driver;
 mod error;
 mod kernel;
 mod memory;
+mod staging;
 mod stream;
 mod tensor;
 
@@ -33,13 +33,13 @@ pub use device::{Device, DeviceInfo};
 pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use kernel::TARGETS;
-pub use memory::{Pinned, Slice};
+pub use memory::Slice;
+pub use staging::{Staged, StagedGraph, Staging};
 pub use stream::{Graph, Stream};
 pub use tensor::{Rows, Tensor};
 
 pub use crate::model::Precision;
 
 pub(crate) use arena::{Layout, Place};
-pub(crate) use checkout::Pool;
 pub(crate) use error::{expect, to_u32};
 pub(crate) use kernel::{Arguments, Kernel};

@@ -51,9 +51,10 @@ pub fn enqueue(
         return Err(CudaError::Limit { what: "row length", value: 0, limit: u32::MAX as usize });
     }
     let dim = to_u32("row length", dim)?;
-    let (x, fault, count) = (x.pointer(), fault.pointer(), rows.pointer());
+    let (x, fault, count) = (x.pointer_on(stream)?, fault.pointer_on(stream)?, rows.pointer_on(stream)?);
     let arguments = NormalizeArgs { x, fault, rows: count, dim, stage: stage.into() };
-    stream.launch(&F32, [to_u32("blocks", blocks(rows.most()))?, 1, 1], 0, &arguments)
+    // SAFETY: the pointers are of this stream; `expect` checked `x` and the fault record.
+    unsafe { stream.launch(&F32, [to_u32("blocks", blocks(rows.most()))?, 1, 1], 0, &arguments) }
 }
 
 #[cfg(test)]

@@ -66,10 +66,10 @@ impl PixelTable {
         expect("pixels", pixels.len(), &shape)?;
         output.expect("pixel values", output.precision(), &shape)?;
         let arguments = PixelsArgs {
-            input: aligned(pixels.pointer())?,
-            table: self.0.pointer(),
-            output: output.pointer(),
-            images: images.pointer(),
+            input: aligned(pixels.pointer_on(stream)?)?,
+            table: self.0.pointer_on(stream)?,
+            output: output.pointer_on(stream)?,
+            images: images.pointer_on(stream)?,
             values: (output.len() / images.most().max(1)) as u64,
         };
         let most = stream.device().info().multiprocessors as usize * RESIDENT;
@@ -92,10 +92,10 @@ pub fn enqueue_cast(
     expect("pixels", values.len(), &[images.most(), per_image])?;
     output.expect("pixel values", output.precision(), &[images.most(), per_image])?;
     let arguments = PixelsArgs {
-        input: aligned(values.pointer())?,
+        input: aligned(values.pointer_on(stream)?)?,
         table: Pointer::NULL,
-        output: output.pointer(),
-        images: images.pointer(),
+        output: output.pointer_on(stream)?,
+        images: images.pointer_on(stream)?,
         values: per_image as u64,
     };
     launch(stream, &CAST[output.precision().index()], output.len(), usize::MAX, &arguments)
@@ -113,5 +113,6 @@ fn launch(
     arguments: &PixelsArgs,
 ) -> Result<(), CudaError> {
     let blocks = to_u32("blocks", super::elementwise::blocks(values.div_ceil(8)).min(most_blocks))?;
-    stream.launch(kernel, [blocks, 1, 1], 0, arguments)
+    // SAFETY: the pointers are of this stream; both callers checked input and output.
+    unsafe { stream.launch(kernel, [blocks, 1, 1], 0, arguments) }
 }

@@ -108,9 +108,9 @@ pub fn enqueue(
         PoolKind::Average { count_include_pad } => (&AVERAGE, count_include_pad),
     };
     let arguments = PoolArgs {
-        input: input.pointer(),
-        output: output.pointer(),
-        images: images.pointer(),
+        input: input.pointer_on(stream)?,
+        output: output.pointer_on(stream)?,
+        images: images.pointer_on(stream)?,
         height: number(height)?,
         width: number(width)?,
         channels: number(channels)?,
@@ -129,7 +129,8 @@ pub fn enqueue(
     };
     let threads = output.len() / if arguments.vector == 1 { 8 } else { 1 };
     let blocks = to_u32("blocks", super::elementwise::blocks(threads))?;
-    stream.launch(&kernels[precision.index()], [blocks, 1, 1], 0, &arguments)
+    // SAFETY: the pointers are of this stream; `expect` checked input and output.
+    unsafe { stream.launch(&kernels[precision.index()], [blocks, 1, 1], 0, &arguments) }
 }
 
 /// The mean over all pixels: `input: [images.most(), height, width, channels]` to `output: [images.most(), channels]`, both of
@@ -155,16 +156,17 @@ pub fn enqueue_global_average(
     to_u32("pixels of a map", height.saturating_mul(width))?;
     let number = |value| to_u32("side of a pool", value);
     let arguments = GlobalPoolArgs {
-        input: input.pointer(),
-        output: output.pointer(),
-        images: images.pointer(),
+        input: input.pointer_on(stream)?,
+        output: output.pointer_on(stream)?,
+        images: images.pointer_on(stream)?,
         height: number(height)?,
         width: number(width)?,
         channels: number(channels)?,
         zero: 0,
     };
     let blocks = global_blocks(images.most(), channels)?;
-    stream.launch(&GLOBAL_AVERAGE[precision.index()], [blocks, 1, 1], 0, &arguments)
+    // SAFETY: the pointers are of this stream; `expect` checked input and output.
+    unsafe { stream.launch(&GLOBAL_AVERAGE[precision.index()], [blocks, 1, 1], 0, &arguments) }
 }
 
 /// Blocks of the global mean.

@@ -1,16 +1,18 @@
 //! A queue of work on a device, and work recorded to be replayed.
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytemuck::Pod;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::{DriverError, sys};
 
-use super::{Arguments, CudaError, Device, Kernel, Pinned, Slice, expect};
+use super::memory::Allocation;
+use super::{Arguments, CudaError, Device, Kernel, Slice, expect};
 
-/// A queue of work on a device: what is put on it runs in order, beside the work of other streams.
+/// A queue of work on a device: what is put on it runs in order, beside the work of other streams. The last clone to go
+/// waits for what is on it.
 #[derive(Clone)]
 pub struct Stream {
     handle: Arc<Handle>,
@@ -20,14 +22,17 @@ pub struct Stream {
 struct Handle {
     stream: sys::CUstream,
     device: Device,
+    /// What the work uses, each once, of a stream that records.
+    used: Option<Mutex<Vec<Weak<Allocation>>>>,
 }
 
-/// Work that was recorded on a stream and runs again with one call. It keeps the stream, and not the memory that the work
-/// reads and writes: whoever launches it has that memory still.
+/// Work that was recorded and runs with one call, any number of times. It keeps the stream that it runs on, and does not
+/// keep the memory that the work uses: where some of that has gone, the graph refuses to run.
 pub struct Graph {
     graph: sys::CUgraph,
     executable: sys::CUgraphExec,
     stream: Stream,
+    used: Vec<Weak<Allocation>>,
 }
 
 /// A point on a stream.
@@ -45,8 +50,11 @@ unsafe impl Send for Graph {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // SAFETY: the stream is alive. What is on it is done before a device's last stream, and then its kernels, go.
+        let _ =
+            self.device.wait("cuStreamSynchronize", || unsafe { result::stream::synchronize(self.stream) });
         if self.device.bind().is_ok() {
-            // SAFETY: created by `Stream::new` and destroyed once; what is on the stream still runs.
+            // SAFETY: created by `Stream::create` and destroyed once.
             let _ = unsafe { result::stream::destroy(self.stream) };
         }
     }
@@ -82,9 +90,35 @@ impl std::fmt::Debug for Stream {
 
 impl Stream {
     pub(super) fn new(device: &Device) -> Result<Stream, CudaError> {
+        Stream::create(device, None)
+    }
+
+    fn create(device: &Device, used: Option<Mutex<Vec<Weak<Allocation>>>>) -> Result<Stream, CudaError> {
         let create = || result::stream::create(StreamKind::NonBlocking);
         let stream = device.call("cuStreamCreate", create)?;
-        Ok(Stream { handle: Arc::new(Handle { stream, device: device.clone() }) })
+        Ok(Stream { handle: Arc::new(Handle { stream, device: device.clone(), used }) })
+    }
+
+    /// Remembers, in a recording, that the work uses an allocation.
+    pub(super) fn uses(&self, allocation: &Arc<Allocation>) {
+        let Some(used) = &self.handle.used else { return };
+        let mut used = used.lock().unwrap_or_else(PoisonError::into_inner);
+        if !used.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(allocation))) {
+            used.push(Arc::downgrade(allocation));
+        }
+    }
+
+    /// Refuses a copy of host memory that is there for one call only.
+    fn check_not_recording(&self) -> Result<(), CudaError> {
+        match self.handle.used {
+            Some(_) => Err(CudaError::Graph { reason: "cannot copy what the host lends for one call" }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether both are one queue.
+    pub(super) fn is(&self, other: &Stream) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
     }
 
     /// The device.
@@ -105,73 +139,74 @@ impl Stream {
     /// Copies `values` to memory of the same length and waits for it.
     ///
     /// # Errors
-    /// [`CudaError::Length`], [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::Length`], [`CudaError::OtherDevice`], [`CudaError::Lost`], [`CudaError::Driver`];
+    /// [`CudaError::Graph`] on a stream that records.
     pub fn upload_to<T: Pod>(&self, values: &[T], to: &Slice<T>) -> Result<(), CudaError> {
         expect("upload", values.len(), &[to.len()])?;
-        if !values.is_empty() {
-            // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
-            self.call("cuMemcpyHtoDAsync", |s| unsafe {
-                result::memcpy_htod_async(to.address(), values, s)
-            })?;
-        }
+        self.check_not_recording()?;
+        let values: &[u8] = bytemuck::cast_slice(values);
+        // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
+        unsafe { self.enqueue_upload(values.as_ptr(), &to.cast()?) }?;
         self.synchronize()
     }
 
     /// Waits for the stream and copies its memory to the host.
     ///
     /// # Errors
-    /// [`CudaError::Lost`] if the work failed, [`CudaError::Driver`].
+    /// [`CudaError::OtherDevice`]; [`CudaError::Lost`] if the work failed, [`CudaError::Driver`]; [`CudaError::Graph`] on a
+    /// stream that records.
     pub fn download<T: Pod>(&self, from: &Slice<T>) -> Result<Vec<T>, CudaError> {
+        self.check_not_recording()?;
         let mut values = vec![T::zeroed(); from.len()];
-        if !values.is_empty() {
-            let to = &mut values[..];
-            // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
-            self.call("cuMemcpyDtoHAsync", |s| unsafe { result::memcpy_dtoh_async(to, from.address(), s) })?;
-        }
+        // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
+        unsafe { self.enqueue_download(&from.cast()?, values.as_mut_ptr().cast()) }?;
         self.synchronize()?;
         Ok(values)
     }
 
-    /// Puts a copy from host to device on the stream: the first bytes of `from`, as many as `to` has.
+    /// Puts a copy from host to device on the stream.
     ///
-    /// What it cannot check: `from` is neither written nor freed before the stream has run.
-    pub(crate) fn enqueue_upload(&self, from: &Pinned<u8>, to: &Slice<u8>) -> Result<(), CudaError> {
-        let Some(from) = from.get(..to.len()) else {
-            return Err(CudaError::Limit { what: "bytes to upload", value: to.len(), limit: from.len() });
-        };
-        if from.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: lengths agree; the caller keeps the host memory as it is until the stream has run.
-        self.call("cuMemcpyHtoDAsync", |s| unsafe { result::memcpy_htod_async(to.address(), from, s) })
-    }
-
-    /// Puts a copy from device to host on the stream, to the first bytes of `to`, as many as `from` has.
-    ///
-    /// What it cannot check: `to` is neither read, written nor freed before the stream has run.
-    pub(crate) fn enqueue_download(&self, from: &Slice<u8>, to: &mut Pinned<u8>) -> Result<(), CudaError> {
-        let limit = to.len();
-        let Some(to) = to.get_mut(..from.len()) else {
-            return Err(CudaError::Limit { what: "bytes to download", value: from.len(), limit });
-        };
+    /// # Safety
+    /// From `from` on as many bytes as `to` has are there, initialised, and neither written nor freed before the stream, and
+    /// every graph that the copy is recorded in, has run.
+    pub(super) unsafe fn enqueue_upload(&self, from: *const u8, to: &Slice<u8>) -> Result<(), CudaError> {
+        let pointer = to.pointer_on(self)?;
         if to.is_empty() {
             return Ok(());
         }
-        // SAFETY: lengths agree; the caller leaves the host memory alone until the stream has run.
-        self.call("cuMemcpyDtoHAsync", |s| unsafe { result::memcpy_dtoh_async(to, from.address(), s) })
+        // SAFETY: the caller's promise.
+        let from = unsafe { std::slice::from_raw_parts(from, to.len()) };
+        // SAFETY: lengths agree; the caller leaves the host's memory as it is.
+        self.call("cuMemcpyHtoDAsync", |s| unsafe { result::memcpy_htod_async(pointer.address(), from, s) })
+    }
+
+    /// Puts a copy from device to host on the stream.
+    ///
+    /// # Safety
+    /// From `to` on there is room for as many bytes as `from` has, which is neither read, written nor freed before the
+    /// stream, and every graph that the copy is recorded in, has run.
+    pub(super) unsafe fn enqueue_download(&self, from: &Slice<u8>, to: *mut u8) -> Result<(), CudaError> {
+        let pointer = from.pointer_on(self)?.address();
+        if from.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        let copy = |s| unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), pointer, from.len(), s) };
+        self.call("cuMemcpyDtoHAsync", |s| copy(s).result())
     }
 
     /// Puts a copy inside the device on the stream.
     ///
     /// # Errors
-    /// [`CudaError::Length`] if the lengths differ, [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::Length`] if the lengths differ, [`CudaError::OtherDevice`], [`CudaError::Lost`],
+    /// [`CudaError::Driver`].
     pub fn copy<T: Pod>(&self, from: &Slice<T>, to: &Slice<T>) -> Result<(), CudaError> {
         expect("copy", from.len(), &[to.len()])?;
         let bytes = from.len() * size_of::<T>();
+        let (from, to) = (from.pointer_on(self)?.address(), to.pointer_on(self)?.address());
         if bytes == 0 {
             return Ok(());
         }
-        let (from, to) = (from.address(), to.address());
         // SAFETY: both have that many bytes.
         self.call("cuMemcpyDtoDAsync", |s| unsafe { result::memcpy_dtod_async(to, from, bytes, s) })
     }
@@ -179,23 +214,25 @@ impl Stream {
     /// Fills memory with a byte.
     ///
     /// # Errors
-    /// [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::OtherDevice`], [`CudaError::Lost`], [`CudaError::Driver`].
     pub fn fill<T: Pod>(&self, slice: &Slice<T>, byte: u8) -> Result<(), CudaError> {
         let bytes = slice.len() * size_of::<T>();
+        let address = slice.pointer_on(self)?.address();
         if bytes == 0 {
             return Ok(());
         }
         // SAFETY: the slice has that many bytes, and any bits are a `T`.
-        self.call("cuMemsetD8Async", |s| unsafe { result::memset_d8_async(slice.address(), byte, bytes, s) })
+        self.call("cuMemsetD8Async", |s| unsafe { result::memset_d8_async(address, byte, bytes, s) })
     }
 
     /// Waits until everything on the stream is done.
     ///
     /// # Errors
-    /// [`CudaError::Lost`] if the work failed, [`CudaError::Driver`].
+    /// [`CudaError::Lost`] if the work or the wait failed; [`CudaError::Driver`] on a stream that records.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         // SAFETY: the stream is alive.
-        self.call("cuStreamSynchronize", |s| unsafe { result::stream::synchronize(s) })
+        let wait = || unsafe { result::stream::synchronize(self.handle.stream) };
+        self.device().wait("cuStreamSynchronize", wait)
     }
 
     /// Runs `work`, waits for it, and says how long the device took from the end of what was on the stream before to the
@@ -209,7 +246,7 @@ impl Stream {
         work()?;
         let end = self.event()?;
         // SAFETY: both events are of this device and were recorded.
-        self.device().call("cuEventSynchronize", || unsafe { result::event::synchronize(end.event) })?;
+        self.device().wait("cuEventSynchronize", || unsafe { result::event::synchronize(end.event) })?;
         // SAFETY: as above.
         let elapsed = || unsafe { result::event::elapsed(start.event, end.event) };
         let milliseconds = self.device().call("cuEventElapsedTime", elapsed)?;
@@ -226,24 +263,28 @@ impl Stream {
         Ok(event)
     }
 
-    /// Records what `work` puts on the stream instead of running it.
+    /// Records what `work` puts on the stream that it is given, instead of running it. The graph runs on this stream. The
+    /// work may not allocate, free or wait.
     ///
     /// # Errors
     /// What `work` fails with; [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`].
-    pub fn record(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
+    pub fn record(&self, work: impl FnOnce(&Stream) -> Result<(), CudaError>) -> Result<Graph, CudaError> {
+        // A stream of its own, so that one whose recording fails serves nothing else.
+        let stream = Stream::create(self.device(), Some(Mutex::default()))?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive.
-        self.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
-        let capture = Capture { stream: self, ended: false };
-        let worked = work();
-        let graph = capture.end();
-        worked?;
-        let graph = graph?;
+        stream.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
+        let capture = Capture { stream: &stream, ended: false };
+        work(&stream)?;
+        let graph = capture.end()?;
         if graph.is_null() {
             let (name, message) = ("CUDA_SUCCESS".into(), "nothing was recorded".into());
             return Err(CudaError::Driver { call: "cuStreamEndCapture", name, message });
         }
-        let mut graph = Graph { graph, executable: std::ptr::null_mut(), stream: self.clone() };
+        let used = stream.handle.used.as_ref();
+        let used = used.map(|used| std::mem::take(&mut *used.lock().unwrap_or_else(PoisonError::into_inner)));
+        let (executable, used) = (std::ptr::null_mut(), used.unwrap_or_default());
+        let mut graph = Graph { graph, executable, stream: self.clone(), used };
         // SAFETY: the graph is valid.
         let instantiate = || unsafe { result::graph::instantiate(graph.graph, PLAIN) };
         graph.executable = self.device().call("cuGraphInstantiate", instantiate)?;
@@ -253,11 +294,11 @@ impl Stream {
     /// Puts a kernel on the stream: `grid` blocks of the kernel's threads with `shared` bytes of dynamic shared memory. A
     /// grid without blocks is no launch.
     ///
-    /// What it cannot check. Ops check the lengths; that the memory is this device's, and the rest, their callers answer for:
-    /// 1. each pointer in `arguments` is memory of this device, of the length that the kernel's header asks for;
-    /// 2. that memory lives until the stream has run;
-    /// 3. no other stream writes it meanwhile.
-    pub(crate) fn launch<A: Arguments>(
+    /// # Safety
+    /// 1. Each pointer in `arguments` is from [`Slice::pointer_on`] for this stream, of memory that lives during the call, or
+    ///    null where the kernel's header allows it.
+    /// 2. Behind it lie as many values as the header asks for, aligned as it asks, and the header's limits hold.
+    pub(crate) unsafe fn launch<A: Arguments>(
         &self,
         kernel: &Kernel<A>,
         grid: [u32; 3],
@@ -271,8 +312,8 @@ impl Stream {
         }
         let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
         let (grid, block) = ((grid[0], grid[1], grid[2]), (info.threads, 1, 1));
-        // SAFETY: the function belongs to this device and takes one struct of this size, checked when the device
-        // opened; the driver copies the argument before it returns.
+        // SAFETY: the function belongs to this device and takes one struct of this size, checked when the device opened; the
+        // driver copies it before it returns. For what it points to, the caller answers; it lives until the work is done.
         self.call(info.name, |s| unsafe {
             result::launch_kernel(function, grid, block, shared, s, &mut parameters)
         })
@@ -300,9 +341,10 @@ struct Capture<'a> {
 impl Capture<'_> {
     /// The graph of what was recorded, which may be null.
     fn end(mut self) -> Result<sys::CUgraph, CudaError> {
-        self.ended = true;
         // SAFETY: the stream is alive.
-        self.stream.call("cuStreamEndCapture", |s| unsafe { result::stream::end_capture(s) })
+        let graph = self.stream.call("cuStreamEndCapture", |s| unsafe { result::stream::end_capture(s) });
+        self.ended = graph.is_ok();
+        graph
     }
 }
 
@@ -322,12 +364,19 @@ impl Drop for Capture<'_> {
 }
 
 impl Graph {
-    /// Puts the recorded work on the stream that it was recorded on.
+    /// Puts the recorded work on its stream.
     ///
     /// # Errors
-    /// [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::Graph`] if memory that the work uses has gone; [`CudaError::Lost`], [`CudaError::Driver`].
     pub fn launch(&self) -> Result<(), CudaError> {
-        // SAFETY: the graph and the stream are alive.
-        self.stream.call("cuGraphLaunch", |s| unsafe { result::graph::launch(self.executable, s) })
+        let alive = || self.used.iter().all(|used| used.strong_count() > 0);
+        // SAFETY: the graph and the stream are alive, and so is the memory.
+        let launch = |s| unsafe { result::graph::launch(self.executable, s) };
+        self.stream.device().launch_if(alive, || self.stream.call("cuGraphLaunch", launch))
+    }
+
+    /// The stream that it runs on.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
     }
 }

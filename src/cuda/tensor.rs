@@ -96,16 +96,11 @@ impl Tensor {
     /// The values as f32s, if they are stored so.
     ///
     /// # Errors
-    /// [`CudaError::Length`] if they are stored otherwise.
+    /// [`CudaError::Precision`] if they are stored otherwise.
     pub fn as_f32(&self) -> Result<Slice<f32>, CudaError> {
         match self.precision {
             Precision::F32 => self.bytes.cast(),
-            _ => Err(CudaError::Length {
-                what: "f32 values",
-                found: 0,
-                shape: vec![self.len],
-                expected: self.len,
-            }),
+            found => Err(CudaError::Precision { what: "a tensor", found, expected: Precision::F32 }),
         }
     }
 
@@ -133,15 +128,20 @@ impl Tensor {
         if self.precision != precision {
             return Err(CudaError::Precision { what, found: self.precision, expected: precision });
         }
-        if !self.pointer().is_aligned(16) {
+        if !self.is_aligned(16) {
             return Err(CudaError::Alignment { what, bytes: 16 });
         }
         Ok(())
     }
 
-    /// The address, for a kernel's arguments.
-    pub(crate) fn pointer(&self) -> Pointer {
-        self.bytes.pointer()
+    /// Whether the values start at a multiple of `bytes`.
+    pub(crate) fn is_aligned(&self, bytes: usize) -> bool {
+        self.bytes.address().is_multiple_of(bytes as u64)
+    }
+
+    /// As [`Slice::pointer_on`].
+    pub(crate) fn pointer_on(&self, stream: &Stream) -> Result<Pointer, CudaError> {
+        self.bytes.pointer_on(stream)
     }
 }
 
@@ -177,8 +177,8 @@ impl Rows {
         self.most
     }
 
-    /// Where the number is, for a kernel's arguments.
-    pub(crate) fn pointer(&self) -> Pointer {
-        self.count.pointer()
+    /// Where the number is, as [`Slice::pointer_on`].
+    pub(crate) fn pointer_on(&self, stream: &Stream) -> Result<Pointer, CudaError> {
+        self.count.pointer_on(stream)
     }
 }

@@ -429,12 +429,12 @@ pub fn enqueue(
         Precision::Bf16 => &SCAN_BF16,
     };
     let mut scan = TopkScanArgs {
-        rows: corpus.rows.pointer(),
-        rank: corpus.order.as_ref().map_or(Pointer::NULL, |order| order.rank.pointer()),
-        queries: queries.pointer(),
-        batch: batch.pointer(),
-        bounds: bounds.pointer(),
-        keys: buffers.pointer(),
+        rows: corpus.rows.pointer_on(stream)?,
+        rank: corpus.order.as_ref().map_or(Ok(Pointer::NULL), |order| order.rank.pointer_on(stream))?,
+        queries: queries.pointer_on(stream)?,
+        batch: batch.pointer_on(stream)?,
+        bounds: bounds.pointer_on(stream)?,
+        keys: buffers.pointer_on(stream)?,
         n: to_u32("rows", rows)?,
         dim: to_u32("vector length", dim)?,
         first: 0,
@@ -445,10 +445,10 @@ pub fn enqueue(
         limit: if holds_all { u32::MAX } else { to_u32("keys of a buffer", capacity - STEP)? },
     };
     let mut merge = TopkMergeArgs {
-        keys: buffers.pointer(),
-        sorted: sorted.pointer(),
-        out: keys.pointer(),
-        batch: batch.pointer(),
+        keys: buffers.pointer_on(stream)?,
+        sorted: sorted.pointer_on(stream)?,
+        out: keys.pointer_on(stream)?,
+        batch: batch.pointer_on(stream)?,
         first: 0,
         partitions: to_u32("partitions", plan.partitions)?,
         kept: scan.kept,
@@ -463,8 +463,10 @@ pub fn enqueue(
         merge.first = scan.first;
         let tiles = to_u32("tiles of queries", group.div_ceil(plan.tile.queries()))?;
         stream.fill(&bounds, 0)?;
-        stream.launch(&kernels[plan.tile.kernel], [merge.partitions, tiles, 1], shared, &scan)?;
-        stream.launch(&MERGE, [scan.group, 1, 1], 0, &merge)?;
+        // SAFETY: the pointers are of this stream; the lengths were checked, and the workspace is cut as the plan says.
+        unsafe { stream.launch(&kernels[plan.tile.kernel], [merge.partitions, tiles, 1], shared, &scan) }?;
+        // SAFETY: the pointers are of this stream; the lengths were checked, and the workspace is cut as the plan says.
+        unsafe { stream.launch(&MERGE, [scan.group, 1, 1], 0, &merge) }?;
     }
     Ok(())
 }

@@ -25,8 +25,7 @@ impl Precision {
     }
 
     /// Its place in [`Precision::ALL`].
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // kernels are listed in this order
-    pub(crate) const fn index(self) -> usize {
+    pub const fn index(self) -> usize {
         match self {
             Precision::F32 => 0,
             Precision::F16 => 1,

@@ -9,6 +9,7 @@ mod catalogues;
 mod common;
 #[path = "../device/mod.rs"]
 mod device;
+mod faults;
 mod lost;
 mod memory;
 mod threads;

@@ -258,7 +258,7 @@ fn recorded_head_serves_any_count() {
             let fault = stream.upload("fault", &[u64::MAX]).unwrap();
             let (workspace, output) = (on.workspace(most), on.output(most * width));
             let graph = stream
-                .record(|| on.head.enqueue(stream, &rows, &segments, &workspace, &output, 5, &fault))
+                .record(|stream| on.head.enqueue(stream, &rows, &segments, &workspace, &output, 5, &fault))
                 .unwrap();
             let mut random = Random::new(11);
             for live in [3, 0, most, 1] {

@@ -1,26 +1,18 @@
 //! Execution contexts: a stream, its memory and the programs recorded on it, used by one call at a time.
 
 use super::fault::Fault;
-use super::program::{Host, Launch, Memory, Program, Sizes};
-use crate::cuda::{CudaError, Device, Graph, Pinned, Slice, Stream};
+use super::program::{Launch, Memory, Program, Sizes};
+use crate::cuda::{CudaError, Device, Slice, Staged, StagedGraph, Staging};
 
 /// Programs of one kind that a context keeps; beyond it the one that was used longest ago goes.
 const MOST_GRAPHS: usize = 64;
 
-/// A stream with its memory; `G` holds [`Graphs`] of each kind of program that runs here.
+/// A stream with its memory; `G` holds [`Graphs`] of each kind of program that runs here. A call that fails leaves it as
+/// it was, or the device is lost.
 pub(super) struct Context<G> {
-    /// `None` after a failure that left the stream in doubt, until the next call.
-    parts: Option<Parts<G>>,
-    sizes: Sizes,
-    device: Device,
-}
-
-/// They go in this order.
-struct Parts<G> {
     graphs: G,
-    stream: Stream,
     memory: Memory,
-    host: Host,
+    staging: Staging,
 }
 
 /// Programs of one kind as they were recorded, the longest unused first.
@@ -29,7 +21,7 @@ pub(super) struct Graphs<P: Program>(Vec<Recorded<P>>);
 struct Recorded<P: Program> {
     key: P::Key,
     program: P,
-    graph: Graph,
+    graph: StagedGraph,
 }
 
 /// A program that has run, and what it left.
@@ -41,7 +33,6 @@ pub(super) struct Finished<'a, P> {
     pub(super) fault: Option<Fault>,
     /// The device's memory, as the program left it.
     pub(super) memory: &'a Memory,
-    pub(super) stream: &'a Stream,
 }
 
 impl<P> Finished<'_, P> {
@@ -68,7 +59,7 @@ impl<P: Program> Graphs<P> {
     fn bring(
         &mut self,
         key: P::Key,
-        record: impl FnOnce() -> Result<(P, Graph), CudaError>,
+        record: impl FnOnce() -> Result<(P, StagedGraph), CudaError>,
     ) -> Result<&Recorded<P>, CudaError> {
         let recorded = match self.0.iter().position(|recorded| recorded.key == key) {
             Some(at) => self.0.remove(at),
@@ -86,53 +77,6 @@ impl<P: Program> Graphs<P> {
 
 impl<G: Default> Context<G> {
     pub(super) fn new(device: &Device, sizes: Sizes) -> Result<Context<G>, CudaError> {
-        Ok(Context { parts: Some(Parts::new(device, sizes)?), sizes, device: device.clone() })
-    }
-
-    /// Runs the program of `key`, recorded at its first use, on `rows` rows that `write` brings to where they are uploaded
-    /// from, and waits for it.
-    ///
-    /// After a failure the stream is waited for once more. If that fails too, nobody knows what the stream still does:
-    /// its memory goes, and the next call makes a new one.
-    pub(super) fn run<P: Program>(
-        &mut self,
-        key: P::Key,
-        with: P::With<'_>,
-        rows: usize,
-        write: impl FnOnce(&P, &mut [u8]) -> Result<(), CudaError>,
-    ) -> Result<Finished<'_, P>, CudaError>
-    where
-        G: AsMut<Graphs<P>>,
-    {
-        let mut parts = match self.parts.take() {
-            Some(parts) => parts,
-            None => Parts::new(&self.device, self.sizes)?,
-        };
-        let ran = parts.run(key, with, rows, write);
-        if let Err(error) = ran {
-            match parts.stream.synchronize() {
-                Ok(()) => self.parts = Some(parts),
-                Err(_) => drop(parts),
-            }
-            return Err(error);
-        }
-        self.parts.insert(parts).finished()
-    }
-}
-
-impl<G> Drop for Parts<G> {
-    /// Waits for what a call left behind. Where that fails, freeing the device's memory waits for the work that uses it,
-    /// copies from and to the host's among it, which goes last.
-    fn drop(&mut self) {
-        let _ = self.stream.synchronize();
-    }
-}
-
-impl<G> Parts<G> {
-    fn new(device: &Device, sizes: Sizes) -> Result<Parts<G>, CudaError>
-    where
-        G: Default,
-    {
         // Each starts where an allocation of the driver may.
         let [upload, scratch, download] = [sizes.upload, sizes.scratch, sizes.download]
             .map(|bytes| bytes.checked_next_multiple_of(256).unwrap_or(usize::MAX));
@@ -143,46 +87,32 @@ impl<G> Parts<G> {
             scratch: arena.part(upload..upload.saturating_add(scratch))?,
             download: arena.part(upload.saturating_add(scratch)..total)?,
         };
-        let host = Host {
-            upload: Pinned::new(device, "the staging buffer of uploads", upload)?,
-            download: Pinned::new(device, "the staging buffer of downloads", download)?,
-        };
-        Ok(Parts { graphs: G::default(), stream: device.stream()?, memory, host })
+        Ok(Context { graphs: G::default(), memory, staging: Staging::new(device, upload, download)? })
     }
 
-    fn run<P: Program>(
+    /// Runs the program of `key`, recorded at its first use, on `rows` rows that `write` brings to where they are uploaded
+    /// from, and waits for it.
+    pub(super) fn run<P: Program>(
         &mut self,
         key: P::Key,
         with: P::With<'_>,
         rows: usize,
         write: impl FnOnce(&P, &mut [u8]) -> Result<(), CudaError>,
-    ) -> Result<(), CudaError>
+    ) -> Result<Finished<'_, P>, CudaError>
     where
         G: AsMut<Graphs<P>>,
     {
-        let Parts { graphs, stream, memory, host } = self;
-        let recorded = graphs.as_mut().bring(key, || {
+        let Context { graphs, memory, staging } = self;
+        let Recorded { program, graph, .. } = graphs.as_mut().bring(key, || {
             let program = P::plan(key, with)?;
-            let graph = stream.record(|| record(&program, with, stream, memory, host))?;
+            let graph = staging.record(|staged| record(&program, with, staged, memory))?;
             Ok((program, graph))
         })?;
-        recorded.program.frame().write_count(rows, &mut host.upload)?;
-        write(&recorded.program, &mut host.upload)?;
-        recorded.graph.launch()?;
-        stream.synchronize()
-    }
-
-    /// What the program that ran last left.
-    fn finished<P: Program>(&mut self) -> Result<Finished<'_, P>, CudaError>
-    where
-        G: AsMut<Graphs<P>>,
-    {
-        let Parts { graphs, stream, memory, host } = self;
-        let last = graphs.as_mut().0.last();
-        let Recorded { program, .. } =
-            last.ok_or(CudaError::Limit { what: "programs", value: 1, limit: 0 })?;
-        let fault = program.frame().fault(&host.download)?;
-        Ok(Finished { program, download: &host.download, fault, memory, stream })
+        program.frame().write_count(rows, staging.to_upload())?;
+        write(program, staging.to_upload())?;
+        staging.replay(graph)?;
+        let download = staging.downloaded();
+        Ok(Finished { program, download, fault: program.frame().fault(download)?, memory })
     }
 }
 
@@ -190,14 +120,13 @@ impl<G> Parts<G> {
 fn record<P: Program>(
     program: &P,
     with: P::With<'_>,
-    stream: &Stream,
+    staged: &Staged<'_>,
     memory: &Memory,
-    host: &mut Host,
 ) -> Result<(), CudaError> {
     let frame = program.frame();
-    let launch = Launch::new(frame, stream, memory)?;
-    stream.fill(&launch.fault, 0xFF)?;
-    stream.enqueue_upload(&host.upload, &memory.upload.part(0..frame.upload.bytes())?)?;
+    let launch = Launch::new(frame, staged.stream(), memory)?;
+    staged.stream().fill(&launch.fault, 0xFF)?;
+    staged.upload(&memory.upload.part(0..frame.upload.bytes())?)?;
     program.enqueue(with, &launch)?;
-    stream.enqueue_download(&memory.download.part(0..frame.download.bytes())?, &mut host.download)
+    staged.download(&memory.download.part(0..frame.download.bytes())?)
 }

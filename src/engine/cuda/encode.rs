@@ -81,14 +81,14 @@ impl Encoding {
     pub(super) fn vectors(&self) -> Result<&Output<f32>, CudaError> {
         match &self.end {
             End::Vectors { vectors, .. } => Ok(vectors),
-            End::Towers | End::Terms(_) => Err(CudaError::Limit { what: "vectors", value: 1, limit: 0 }),
+            End::Towers | End::Terms(_) => Err(CudaError::Graph { reason: "makes no vectors" }),
         }
     }
 
     pub(super) fn search(&self) -> Result<&Search, CudaError> {
         match &self.end {
             End::Vectors { search: Some(search), .. } => Ok(search),
-            _ => Err(CudaError::Limit { what: "searches", value: 1, limit: 0 }),
+            _ => Err(CudaError::Graph { reason: "does not search" }),
         }
     }
 

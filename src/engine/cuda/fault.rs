@@ -65,7 +65,8 @@ impl Fault {
         let width = task.encoder().width;
         let vectors = finished.program.vectors()?.of(finished.memory)?;
         let first = self.row.saturating_mul(width);
-        Ok(finished.stream.download(&vectors.part(first..first.saturating_add(width))?)?)
+        let vector = vectors.part(first..first.saturating_add(width))?;
+        Ok(vector.device().stream()?.download(&vector)?)
     }
 
     fn of_vector(self, side: Side, vector: &[f32]) -> Option<Error> {

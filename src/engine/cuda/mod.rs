@@ -6,12 +6,13 @@
 //! kind and size comes, sizes being rounded up to powers of two; the kernels read how many rows there really are from
 //! the upload.
 //!
-//! - [`program`]: the shape of every call; [`context`] records and runs it.
+//! - [`program`]: the shape of every call; [`context`] records and runs it, [`checkout`] gives each call a context.
 //! - [`encode`], [`pairs`] and [`vectors`]: the programs that encode and search, that rank, and that search by vectors.
 //! - [`work`]: which towers an encoding runs; [`launch`] their launches; [`towers`] their weights.
 //! - [`columns`]: features as they are uploaded; [`sizes`] how large they are; [`corpus`] catalogues on the device.
 //! - [`fault`]: what kernels report, as errors.
 
+mod checkout;
 mod columns;
 mod context;
 mod corpus;
@@ -27,6 +28,7 @@ mod work;
 
 use std::sync::Arc;
 
+use checkout::Pool;
 use columns::Pixels;
 use context::{Context, Finished, Graphs};
 use corpus::{Corpora, MOST_KEYS, Target};
@@ -46,7 +48,7 @@ use crate::Result;
 use crate::catalogue::{Catalogue, Hits};
 use crate::cuda::head::Head;
 use crate::cuda::pixels::PixelTable;
-use crate::cuda::{CudaError, Device, Pool, Precision, topk};
+use crate::cuda::{CudaError, Device, Precision, topk};
 use crate::input::{Column, Features, PixelScaling};
 use crate::model::{Config, EncoderPlan, Normalize, Plan, RankerPlan};
 use crate::weights::Checkpoint;

@@ -2,7 +2,7 @@
 //! lies was planned before.
 
 use super::fault::Fault;
-use crate::cuda::{CudaError, Layout, Pinned, Place, Precision, Rows, Slice, Stream, Tensor, to_u32};
+use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Slice, Stream, Tensor, to_u32};
 
 /// What one kind of call does for calls up to some size. It is planned once, recorded once, and run many times.
 pub(super) trait Program: Sized {
@@ -87,12 +87,6 @@ pub(super) struct Memory {
     pub(super) download: Slice<u8>,
 }
 
-/// The host's memory of one execution context.
-pub(super) struct Host {
-    pub(super) upload: Pinned<u8>,
-    pub(super) download: Pinned<u8>,
-}
-
 /// A place that the device writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output<T> {
@@ -113,10 +107,10 @@ impl<T: bytemuck::Pod> Output<T> {
     /// What was downloaded of it.
     ///
     /// # Errors
-    /// [`CudaError::Limit`] if it stays on the device.
+    /// [`CudaError::Graph`] if it stays on the device.
     pub(super) fn in_host<'a>(&self, download: &'a [u8]) -> Result<&'a [T], CudaError> {
         if !self.download {
-            return Err(CudaError::Limit { what: "values downloaded", value: 1, limit: 0 });
+            return Err(CudaError::Graph { reason: "does not download this" });
         }
         self.place.in_host(download)
     }

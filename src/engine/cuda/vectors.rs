@@ -1,5 +1,6 @@
 //! The program of searching by vectors, and what serves it: a catalogue on a device, without a model.
 
+use super::checkout::Pool;
 use super::columns::copy;
 use super::context::{Context, Graphs};
 use super::corpus::{Corpus, MOST_KEYS, Search, Target};
@@ -7,7 +8,7 @@ use super::program::{Frame, Launch, Program};
 use super::sizes::{bucket, parts};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits, check_k};
-use crate::cuda::{CudaError, Device, Place, Pool, topk};
+use crate::cuda::{CudaError, Device, Place, topk};
 use crate::engine::{SearcherOptions, WhenBusy};
 
 /// A catalogue on a device with what searches it.

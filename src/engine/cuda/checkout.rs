@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::CudaError;
+use crate::cuda::CudaError;
 use crate::engine::WhenBusy;
 
 /// A fixed number of things, each used by one call at a time.

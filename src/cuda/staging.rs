@@ -1,0 +1,128 @@
+//! Host memory that recorded work copies from and to.
+
+use super::memory::Pinned;
+use super::{CudaError, Device, Graph, Slice, Stream};
+
+/// A stream with host memory for its uploads and downloads. Work that copies it has run when a call returns, so between
+/// calls the memory is the caller's.
+pub struct Staging {
+    stream: Stream,
+    upload: Pinned<u8>,
+    download: Pinned<u8>,
+}
+
+/// A [`Staging`] while work is put on its stream.
+pub struct Staged<'a> {
+    stream: &'a Stream,
+    upload: &'a Pinned<u8>,
+    download: &'a Pinned<u8>,
+}
+
+/// Work that was recorded with a [`Staging`] and runs there.
+pub struct StagedGraph(Graph);
+
+/// Waits for a stream when it goes, whatever put the work there did, a panic included.
+struct Waited<'a>(&'a Stream);
+
+impl Drop for Waited<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.synchronize(); // a failure is the device's, and stays with it
+    }
+}
+
+impl Staging {
+    /// A new stream with zeros to upload and to download to, in bytes.
+    ///
+    /// # Errors
+    /// [`CudaError::HostMemory`], [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn new(device: &Device, upload: usize, download: usize) -> Result<Staging, CudaError> {
+        Ok(Staging {
+            stream: device.stream()?,
+            upload: Pinned::new(device, "the staging buffer of uploads", upload)?,
+            download: Pinned::new(device, "the staging buffer of downloads", download)?,
+        })
+    }
+
+    /// What the next run uploads.
+    pub fn to_upload(&mut self) -> &mut [u8] {
+        &mut self.upload
+    }
+
+    /// What the last run downloaded.
+    pub fn downloaded(&self) -> &[u8] {
+        &self.download
+    }
+
+    /// Puts `work` on the stream and waits for it, also if only part of it could be put there.
+    ///
+    /// # Errors
+    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device.
+    pub fn run(&mut self, work: impl FnOnce(&Staged<'_>) -> Result<(), CudaError>) -> Result<(), CudaError> {
+        let waited = Waited(&self.stream);
+        let enqueued = work(&self.staged(&self.stream));
+        let finished = self.stream.synchronize();
+        std::mem::forget(waited);
+        enqueued.and(finished)
+    }
+
+    /// Records `work` instead of running it, as [`Stream::record`] does.
+    ///
+    /// # Errors
+    /// As [`Stream::record`].
+    pub fn record(
+        &self,
+        work: impl FnOnce(&Staged<'_>) -> Result<(), CudaError>,
+    ) -> Result<StagedGraph, CudaError> {
+        self.stream.record(|stream| work(&self.staged(stream))).map(StagedGraph)
+    }
+
+    /// Runs what was recorded here and waits for it.
+    ///
+    /// # Errors
+    /// As [`Graph::launch`]; [`CudaError::Graph`] if it was recorded elsewhere; [`CudaError::Lost`] if it failed on the
+    /// device.
+    pub fn replay(&mut self, graph: &StagedGraph) -> Result<(), CudaError> {
+        if !graph.0.stream().is(&self.stream) {
+            return Err(CudaError::Graph { reason: "runs only where it was recorded" });
+        }
+        self.run(|_| graph.0.launch())
+    }
+
+    fn staged<'a>(&'a self, stream: &'a Stream) -> Staged<'a> {
+        Staged { stream, upload: &self.upload, download: &self.download }
+    }
+}
+
+impl Staged<'_> {
+    /// The stream.
+    pub fn stream(&self) -> &Stream {
+        self.stream
+    }
+
+    /// Puts a copy from host to device on the stream: the first bytes, as many as `to` has.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] if there are fewer; [`CudaError::OtherDevice`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn upload(&self, to: &Slice<u8>) -> Result<(), CudaError> {
+        let limit = self.upload.len();
+        if to.len() > limit {
+            return Err(CudaError::Limit { what: "bytes to upload", value: to.len(), limit });
+        }
+        // SAFETY: the memory is long enough. It is lent to its owner only when nothing runs: a run borrows the `Staging`
+        // exclusively and ends with a wait, and a recording runs so too.
+        unsafe { self.stream.enqueue_upload(self.upload.as_mut_ptr(), to) }
+    }
+
+    /// Puts a copy from device to host on the stream, to the first bytes, as many as `from` has.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] if there are fewer; [`CudaError::OtherDevice`], [`CudaError::Lost`], [`CudaError::Driver`].
+    pub fn download(&self, from: &Slice<u8>) -> Result<(), CudaError> {
+        let limit = self.download.len();
+        if from.len() > limit {
+            return Err(CudaError::Limit { what: "bytes to download", value: from.len(), limit });
+        }
+        // SAFETY: as in `upload`; while this lives, nobody reads the memory.
+        unsafe { self.stream.enqueue_download(from, self.download.as_mut_ptr()) }
+    }
+}
