@@ -69,7 +69,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read. A
-    /// device also refuses one bag of more ids than [`Options::rows_at_once`](super::Options::rows_at_once) requests have.
+    /// device also refuses a bag of more ids than [`Options::rows_at_once`](super::Options::rows_at_once) requests have, as
+    /// [`RowError::TooManyIds`].
     pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
         check_output(features.batch(), self.encoder(side).width, vectors)?;
         self.install(|| self.run(side, features, vectors, None))

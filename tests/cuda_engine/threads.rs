@@ -130,6 +130,29 @@ fn threads_get_the_answers_of_one() {
     }
 }
 
+/// Calls of many parts prepare ahead on few worker threads, and wait there for one context.
+#[test]
+fn calls_that_prepare_ahead_do_not_wait_for_each_other() {
+    let turn = Turn::new();
+    let engine = open(options().rows_at_once(2).threads(2)).unwrap();
+    let products = catalogue(&engine, "products", 40);
+    let requests = requests(12);
+    let vectors = engine.encode_queries(&requests).unwrap();
+    let hits = engine.search(&products, &requests, 5).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    assert_eq!(engine.encode_queries(&requests).unwrap(), vectors);
+                    assert_eq!(engine.search(&products, &requests, 5).unwrap(), hits);
+                }
+            });
+        }
+    });
+    drop(engine);
+    turn.nothing_is_left();
+}
+
 /// A catalogue that many threads search first is brought to the device once.
 #[test]
 fn a_catalogue_is_uploaded_once() {

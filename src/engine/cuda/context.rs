@@ -36,9 +36,9 @@ pub(super) struct Finished<'a, P> {
 }
 
 impl<P> Finished<'_, P> {
-    /// Fails if a kernel found something wrong where nothing can be.
-    pub(super) fn expect_no_fault(&self) -> Result<(), CudaError> {
-        self.fault.map_or(Ok(()), |fault| Err(fault.unexplained()))
+    /// Fails if `kernel` found something wrong where nothing can be.
+    pub(super) fn expect_no_fault(&self, kernel: &'static str) -> Result<(), CudaError> {
+        self.fault.map_or(Ok(()), |fault| Err(fault.unexplained(kernel)))
     }
 }
 

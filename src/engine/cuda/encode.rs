@@ -58,7 +58,7 @@ pub(super) struct Encoding {
 enum End {
     /// Nothing more.
     Towers,
-    /// The head's output, `[batch, width]`, and what it is searched for in.
+    /// The head's output, `[batch, width]`, and the search for it.
     Vectors { vectors: Output<f32>, search: Option<Search> },
     /// The head's part of each tower, `[batch, part_outputs]`.
     Terms(Vec<Output<f32>>),

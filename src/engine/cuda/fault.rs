@@ -57,7 +57,12 @@ impl Fault {
 
     /// What the host found, if it did.
     fn confirmed(self, found: Option<Error>) -> Error {
-        found.unwrap_or_else(|| self.unexplained().into())
+        let kernel = match self.stage {
+            VECTOR_STAGE => "head",
+            QUERY_STAGE => "normalize",
+            _ => "embedding",
+        };
+        found.unwrap_or_else(|| self.unexplained(kernel).into())
     }
 
     /// The row's vector, brought from the device.
@@ -92,12 +97,7 @@ impl Fault {
     }
 
     /// A report that the host cannot confirm.
-    pub(super) fn unexplained(self) -> CudaError {
-        let kernel = match self.stage {
-            VECTOR_STAGE => "head",
-            QUERY_STAGE => "normalize",
-            _ => "embedding",
-        };
+    pub(super) fn unexplained(self, kernel: &'static str) -> CudaError {
         let reason = format!("reports row {}, with which nothing is wrong", self.row);
         CudaError::Kernel { kernel, reason }
     }

@@ -72,28 +72,24 @@ impl Ranking {
         upload: &mut [u8],
     ) -> Result<(), CudaError> {
         for ((index, data), tower) in self.query.iter().zip(all.towers) {
-            let data = data.in_host_mut(upload)?;
-            let mut known = Vec::with_capacity(part.requests.len());
-            for (request, to) in
-                part.requests.iter().zip(data.chunks_mut((tower.width * precision.bytes()).max(1)))
-            {
-                let output = tower.of_row(*request);
-                known.push(output.is_some());
+            let outputs: Vec<_> = part.requests.iter().map(|&request| tower.of_row(request)).collect();
+            let rows = rows_of(data.in_host_mut(upload)?, tower.width, precision);
+            for (output, to) in outputs.iter().zip(rows) {
                 round_into(output.unwrap_or(&[]), precision, to)?;
             }
             let mut at = 0;
             for (pair, to) in part.pairs.iter().zip(index.in_host_mut(upload)?) {
                 at += usize::from(pair.request != part.requests[at]);
-                *to = if known[at] { to_u32("requests", at)? } else { ABSENT };
+                *to = if outputs[at].is_some() { to_u32("requests", at)? } else { ABSENT };
             }
         }
-        let own: Vec<u32> = (0..).take(part.pairs.len()).collect();
-        copy(&own, self.own.in_host_mut(upload)?)?;
+        for (at, to) in (0..).zip(self.own.in_host_mut(upload)?).take(part.pairs.len()) {
+            *to = at;
+        }
         let (mut first, width) = (0, all.products.width);
         for (place, tower) in self.items.iter().zip(&ranker.item) {
-            let data = place.in_host_mut(upload)?;
-            for (pair, to) in part.pairs.iter().zip(data.chunks_mut((tower.width * precision.bytes()).max(1)))
-            {
+            let rows = rows_of(place.in_host_mut(upload)?, tower.width, precision);
+            for (pair, to) in part.pairs.iter().zip(rows) {
                 let values = &all.products.data[pair.product * width..][first..first + tower.width];
                 round_into(values, precision, to)?;
             }
@@ -101,6 +97,11 @@ impl Ranking {
         }
         Ok(())
     }
+}
+
+/// The rows of `[any, width]` values.
+fn rows_of(data: &mut [u8], width: usize, precision: Precision) -> impl Iterator<Item = &mut [u8]> {
+    data.chunks_mut((width * precision.bytes()).max(1))
 }
 
 impl Program for Ranking {
@@ -153,6 +154,9 @@ impl Model {
 
     /// One score per pair.
     pub(super) fn rank_pairs(&self, ranker: &Ranker, pairs: &Pairs<'_>, scores: &mut [f32]) -> Result<()> {
+        if pairs.pairs.is_empty() {
+            return Ok(());
+        }
         let task = RankerTask { ranker, precision: self.precision };
         let most = self.most_pairs();
         let mut context = self.contexts.check_out(self.when_busy)?;
@@ -162,7 +166,7 @@ impl Model {
                 context.run::<Ranking>(part.key(most), task, part.pairs.len(), |ranking, upload| {
                     ranking.write(ranker, self.precision, pairs, &part, upload)
                 })?;
-            finished.expect_no_fault()?;
+            finished.expect_no_fault("head")?;
             copy(&finished.program.scores.in_host(finished.download)?[..scores.len()], scores)?;
         }
         Ok(())

@@ -82,6 +82,9 @@ impl VectorSearch {
     pub(in crate::engine) fn search(&self, queries: &[f32], k: usize) -> Result<Vec<Hits>> {
         check_k(k)?;
         let queries = self.catalogue.prepare(queries)?;
+        if queries.is_empty() {
+            return Ok(Vec::new());
+        }
         let dim = self.catalogue.dim();
         let target = Target::new(&self.catalogue, &self.corpus, k);
         let most = target.most_queries().min(self.queries_at_once);
@@ -94,7 +97,7 @@ impl VectorSearch {
             let finished = context.run::<Queries>(key, with, rows.len(), |program, upload| {
                 copy(part, program.queries.in_host_mut(upload)?)
             })?;
-            finished.expect_no_fault()?;
+            finished.expect_no_fault("topk")?;
             finished.program.search.read(target, rows.len(), finished.download, &mut answers)?;
         }
         Ok(answers)
