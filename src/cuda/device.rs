@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUfunction_attribute as FunctionAttribute, CUresult,
@@ -52,8 +52,6 @@ struct Inner {
     context: Arc<Context>,
     /// Why the device was lost.
     lost: OnceLock<String>,
-    /// Held for reading while a graph is launched whose memory was found alive.
-    launches: RwLock<()>,
 }
 
 /// The primary context of a card, which every user of the card in this process shares.
@@ -151,14 +149,7 @@ impl Device {
             let reason = format!("the build has no `{}.cu`", kernel.module);
             return Err(CudaError::Kernel { kernel: kernel.name, reason });
         }
-        let inner = Inner {
-            info,
-            functions,
-            _modules: modules,
-            context,
-            lost: OnceLock::new(),
-            launches: RwLock::new(()),
-        };
+        let inner = Inner { info, functions, _modules: modules, context, lost: OnceLock::new() };
         Ok(Device { inner: Arc::new(inner) })
     }
 
@@ -249,42 +240,22 @@ impl Device {
         })
     }
 
-    /// [`Device::call`] for a call that waits for work. If the wait fails nobody knows what still runs and which memory it
-    /// uses, so the device counts as lost, unless the work was only being recorded.
+    /// [`Device::call`] for a call that waits for work. If it fails, nobody knows what runs on and which memory that uses: the
+    /// device counts as lost, whatever the code.
     pub(super) fn wait<T>(
         &self,
         name: &'static str,
         wait: impl FnOnce() -> Result<T, DriverError>,
     ) -> Result<T, CudaError> {
-        let mut code = CUresult::CUDA_SUCCESS;
-        let waited = self.call(name, || wait().inspect_err(|error| code = error.0));
-        match (waited, code) {
-            (Err(CudaError::Driver { .. } | CudaError::OutOfMemory { .. }), code) if !is_recording(code) => {
-                Err(self.lose(failure(name, DriverError(code)).to_string()))
-            }
-            (waited, _) => waited,
-        }
+        self.call(name, wait).map_err(|error| match error {
+            lost @ CudaError::Lost { .. } => lost,
+            other => self.lose(other.to_string()),
+        })
     }
 
     /// Marks the device lost, unless it is already; the first reason counts.
     fn lose(&self, reason: String) -> CudaError {
         CudaError::Lost { reason: self.inner.lost.get_or_init(|| reason).clone() }
-    }
-
-    /// Puts work on a stream for which `alive` says that the memory it uses is there.
-    pub(super) fn launch_if<T>(
-        &self,
-        alive: impl FnOnce() -> bool,
-        launch: impl FnOnce() -> Result<T, CudaError>,
-    ) -> Result<T, CudaError> {
-        let _launching = self.inner.launches.read().unwrap_or_else(PoisonError::into_inner);
-        if alive() { launch() } else { Err(CudaError::Graph { reason: "uses memory that was freed" }) }
-    }
-
-    /// Returns once no [`Device::launch_if`] is under way: one that found memory alive has put its work on the stream, a
-    /// later one finds it gone.
-    pub(super) fn after_launches(&self) {
-        drop(self.inner.launches.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -298,14 +269,6 @@ fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
         code if is_sticky(code) => CudaError::Lost { reason: failure(call, error).to_string() },
         _ => failure(call, error),
     }
-}
-
-/// Whether a wait was refused because the stream records.
-fn is_recording(code: CUresult) -> bool {
-    matches!(
-        code,
-        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
-    )
 }
 
 /// Whether a context is unusable after the error.

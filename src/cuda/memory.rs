@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
@@ -30,12 +30,31 @@ impl Drop for Allocation {
         if self.address == 0 {
             return;
         }
-        self.device.after_launches();
+        // A launch that found this alive has put its work on its stream; a later one finds it gone.
+        drop(LAUNCHES.write().unwrap_or_else(PoisonError::into_inner));
         if self.device.bind().is_ok() {
             // SAFETY: allocated by `Slice::new` and freed once; the driver waits for the work that uses it.
             let _ = unsafe { result::free_sync(self.address) };
         }
     }
+}
+
+/// Held for reading by [`launch_with`]. One for all devices: a card may be open more than once.
+static LAUNCHES: RwLock<()> = RwLock::new(());
+
+/// Puts work on a stream that uses `memory`, if that is all there.
+///
+/// # Errors
+/// [`CudaError::Graph`] if some of it has gone; what `launch` fails with.
+pub(super) fn launch_with(
+    memory: &[Weak<Allocation>],
+    launch: impl FnOnce() -> Result<(), CudaError>,
+) -> Result<(), CudaError> {
+    let _launching = LAUNCHES.read().unwrap_or_else(PoisonError::into_inner);
+    if memory.iter().any(|memory| memory.strong_count() == 0) {
+        return Err(CudaError::Graph { reason: "uses memory that was freed" });
+    }
+    launch()
 }
 
 /// The address of device memory as a kernel takes it. What it points to lives until the work is done that was on a stream

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::{DriverError, sys};
 
-use super::memory::Allocation;
+use super::memory::{Allocation, launch_with};
 use super::{Arguments, CudaError, Device, Kernel, Slice, expect};
 
 /// A queue of work on a device: what is put on it runs in order, beside the work of other streams. The last clone to go
@@ -51,8 +51,11 @@ unsafe impl Send for Graph {}
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the stream is alive. What is on it is done before a device's last stream, and then its kernels, go.
-        let _ =
-            self.device.wait("cuStreamSynchronize", || unsafe { result::stream::synchronize(self.stream) });
+        let wait = || unsafe { result::stream::synchronize(self.stream) };
+        let _ = match self.used {
+            None => self.device.wait("cuStreamSynchronize", wait),
+            Some(_) => self.device.call("cuStreamSynchronize", wait), // if it still records, nothing runs
+        };
         if self.device.bind().is_ok() {
             // SAFETY: created by `Stream::create` and destroyed once.
             let _ = unsafe { result::stream::destroy(self.stream) };
@@ -108,10 +111,10 @@ impl Stream {
         }
     }
 
-    /// Refuses a copy of host memory that is there for one call only.
-    fn check_not_recording(&self) -> Result<(), CudaError> {
+    /// Refuses what can be put on a stream and not into a graph.
+    fn refuse_in_recording(&self, reason: &'static str) -> Result<(), CudaError> {
         match self.handle.used {
-            Some(_) => Err(CudaError::Graph { reason: "cannot copy what the host lends for one call" }),
+            Some(_) => Err(CudaError::Graph { reason }),
             None => Ok(()),
         }
     }
@@ -143,7 +146,7 @@ impl Stream {
     /// [`CudaError::Graph`] on a stream that records.
     pub fn upload_to<T: Pod>(&self, values: &[T], to: &Slice<T>) -> Result<(), CudaError> {
         expect("upload", values.len(), &[to.len()])?;
-        self.check_not_recording()?;
+        self.refuse_in_recording("cannot copy what the host lends for one call")?;
         let values: &[u8] = bytemuck::cast_slice(values);
         // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
         unsafe { self.enqueue_upload(values.as_ptr(), &to.cast()?) }?;
@@ -156,7 +159,7 @@ impl Stream {
     /// [`CudaError::OtherDevice`]; [`CudaError::Lost`] if the work failed, [`CudaError::Driver`]; [`CudaError::Graph`] on a
     /// stream that records.
     pub fn download<T: Pod>(&self, from: &Slice<T>) -> Result<Vec<T>, CudaError> {
-        self.check_not_recording()?;
+        self.refuse_in_recording("cannot copy what the host lends for one call")?;
         let mut values = vec![T::zeroed(); from.len()];
         // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
         unsafe { self.enqueue_download(&from.cast()?, values.as_mut_ptr().cast()) }?;
@@ -228,8 +231,9 @@ impl Stream {
     /// Waits until everything on the stream is done.
     ///
     /// # Errors
-    /// [`CudaError::Lost`] if the work or the wait failed; [`CudaError::Driver`] on a stream that records.
+    /// [`CudaError::Lost`] if the work or the wait failed; [`CudaError::Graph`] on a stream that records.
     pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.refuse_in_recording("cannot wait")?;
         // SAFETY: the stream is alive.
         let wait = || unsafe { result::stream::synchronize(self.handle.stream) };
         self.device().wait("cuStreamSynchronize", wait)
@@ -240,8 +244,10 @@ impl Stream {
     /// timed right when there is enough on the stream before it.
     ///
     /// # Errors
-    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device, [`CudaError::Driver`].
+    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device, [`CudaError::Driver`]; [`CudaError::Graph`] on
+    /// a stream that records.
     pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Duration, CudaError> {
+        self.refuse_in_recording("cannot wait")?;
         let start = self.event()?;
         work()?;
         let end = self.event()?;
@@ -264,7 +270,7 @@ impl Stream {
     }
 
     /// Records what `work` puts on the stream that it is given, instead of running it. The graph runs on this stream. The
-    /// work may not allocate, free or wait.
+    /// work may not allocate or free memory, nor wait.
     ///
     /// # Errors
     /// What `work` fails with; [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`].
@@ -369,10 +375,9 @@ impl Graph {
     /// # Errors
     /// [`CudaError::Graph`] if memory that the work uses has gone; [`CudaError::Lost`], [`CudaError::Driver`].
     pub fn launch(&self) -> Result<(), CudaError> {
-        let alive = || self.used.iter().all(|used| used.strong_count() > 0);
         // SAFETY: the graph and the stream are alive, and so is the memory.
         let launch = |s| unsafe { result::graph::launch(self.executable, s) };
-        self.stream.device().launch_if(alive, || self.stream.call("cuGraphLaunch", launch))
+        launch_with(&self.used, || self.stream.call("cuGraphLaunch", launch))
     }
 
     /// The stream that it runs on.

@@ -154,7 +154,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows whose number lies in `count[0]`, never more than `most`.
+    /// Rows whose number lies in `count[0]`; a larger one counts as `most`.
     ///
     /// # Errors
     /// [`CudaError::Length`] if `count` is not one number, [`CudaError::Limit`] for a `most` beyond u32.

@@ -62,20 +62,21 @@ const CONTEXT_RELEASE: &str = "cuDevicePrimaryCtxRelease_v2";
 const NOT_SUPPORTED: i32 = 801;
 const ILLEGAL_ADDRESS: i32 = 700;
 
-/// A code, a call, and which of the calls: each that `work` makes, of calls that it makes often some.
+/// A code, a call, and which of them: the first, one in the middle and the last of each call that `work` makes. The first
+/// fails besides with a code that loses the device.
 fn faults(turn: &Turn, work: impl FnOnce()) -> Vec<(i32, &'static str, u64)> {
     turn.emulator.reset_counters();
     work();
     let made = CALLS.map(|call| (call, turn.emulator.calls(call)));
     let sum: u64 = made.iter().map(|(_, count)| count).sum();
     assert_eq!(sum, turn.emulator.calls(""), "a call is not in the list");
-    let made = made.into_iter().filter(|(call, _)| *call != CONTEXT_RELEASE);
-    let faults = made.flat_map(|(call, count)| {
-        let some = usize::try_from(count / 2).unwrap().max(1);
-        let numbers = (1..=count).step_by(some).chain((count > 0).then_some(count));
-        numbers.flat_map(move |n| [(NOT_SUPPORTED, call, n), (ILLEGAL_ADDRESS, call, n)])
-    });
-    faults.collect()
+    let mut faults = Vec::new();
+    for (call, count) in made.into_iter().filter(|&(call, count)| count > 0 && call != CONTEXT_RELEASE) {
+        faults.push((ILLEGAL_ADDRESS, call, 1));
+        faults.extend([1, count.div_ceil(2), count].map(|n| (NOT_SUPPORTED, call, n)));
+    }
+    faults.dedup();
+    faults
 }
 
 /// Runs `work` with a fault.
@@ -101,7 +102,7 @@ fn everything_was_freed(turn: &Turn, fault: (i32, &str, u64)) {
 fn each_call_of_an_open_fails_once() {
     let turn = Turn::new();
     let faults = faults(&turn, || drop(open(options()).unwrap()));
-    assert!(faults.len() > 100);
+    assert!(faults.len() > 60);
     for fault in faults {
         turn.emulator.reset_counters();
         if let Err(error) = with_fault(&turn, fault, || open(options())) {
@@ -158,7 +159,7 @@ fn each_call_of_a_search_fails_once() {
     drop(engine);
     turn.nothing_is_left();
     assert_eq!(turn.emulator.count("leaked"), 0);
-    assert!(failed > 40 && lost > 20, "{failed}, {lost}");
+    assert!(failed > 25 && lost > 10, "{failed}, {lost}");
 }
 
 #[test]
