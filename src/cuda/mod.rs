@@ -2,7 +2,8 @@
 //!
 //! - [`Device`] opens a card, loads every kernel and checks it against the launch code.
 //! - [`Slice`] is memory of a device; a host slice and it share no type, and every crossing is called upload or download.
-//! - [`Stream`] is a queue of work on a device: uploads, launches, downloads, recorded as a [`Graph`] or run at once.
+//! - [`Stream`] is a queue of work on a device: launches and copies, recorded as a [`Graph`] or run at once.
+//! - [`Staging`] is a stream with host memory that the device copies from and to by itself, recorded work included.
 //!
 //! An op's `enqueue` puts its launches on a stream and returns at once. Results and faults of the device are there after
 //! [`Stream::synchronize`].

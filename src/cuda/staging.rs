@@ -43,11 +43,6 @@ impl Staging {
         })
     }
 
-    /// The stream. Nothing that was put there through the staging is under way.
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
     /// What the next run uploads.
     pub fn to_upload(&mut self) -> &mut [u8] {
         &mut self.upload
