@@ -2,8 +2,8 @@
 #![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use mercer::catalogue::CatalogueError;
-use mercer::engine::Searcher;
-use mercer::{Catalogue, Device, Error, ErrorKind, Metric, Options};
+use mercer::engine::{Searcher, SearcherOptions};
+use mercer::{Catalogue, Device, Error, ErrorKind, Metric};
 use oracle::Random;
 
 #[cfg(feature = "cuda")]
@@ -25,8 +25,8 @@ fn catalogue(metric: Metric, rows: usize, dim: usize) -> Catalogue {
     Catalogue::new(metric, dim, ids, random.values(rows * dim)).unwrap()
 }
 
-fn options(device: Device) -> Options {
-    Options::default().device(device).rows_at_once(8).contexts(1)
+fn options(device: Device) -> SearcherOptions {
+    SearcherOptions::default().device(device).queries_at_once(8).contexts(1)
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn odd_lengths_fit() {
         let expected = catalogue.search(&queries, 3).unwrap();
         for device in devices() {
             for rows in [1, 3, 7] {
-                let options = options(device).rows_at_once(rows);
+                let options = options(device).queries_at_once(rows);
                 let searcher = Searcher::new(&catalogue, &options).unwrap();
                 assert_eq!(
                     searcher.search(&queries, 3).unwrap(),
@@ -94,11 +94,12 @@ fn wrong_queries_are_refused_alike() {
 #[test]
 fn what_cannot_be_is_refused() {
     let catalogue = catalogue(Metric::Cosine, 20, 4);
-    let none = Searcher::new(&catalogue, &Options::default().device(Device::Cuda(77))).unwrap_err();
+    let none = Searcher::new(&catalogue, &SearcherOptions::default().device(Device::Cuda(77))).unwrap_err();
     assert_eq!(none.kind(), ErrorKind::Unsupported, "{none}");
     if cfg!(feature = "cuda") {
-        let options =
-            |rows, contexts| Options::default().device(Device::Cuda(0)).rows_at_once(rows).contexts(contexts);
+        let options = |rows, contexts| {
+            SearcherOptions::default().device(Device::Cuda(0)).queries_at_once(rows).contexts(contexts)
+        };
         for options in [options(0, 1), options(1, 0)] {
             assert_eq!(Searcher::new(&catalogue, &options).unwrap_err().kind(), ErrorKind::Caller);
         }

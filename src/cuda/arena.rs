@@ -67,16 +67,30 @@ impl<T: Pod> Place<T> {
         buffer.part(self.bytes())?.cast()
     }
 
-    /// The place in a buffer of the host; empty if the buffer ends before it.
-    pub(crate) fn in_host<'a>(&self, buffer: &'a [u8]) -> &'a [T] {
-        let bytes = buffer.get(self.bytes());
-        bytes.and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or(&[])
+    /// The place in a buffer of the host.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] if the buffer ends before it, [`CudaError::Alignment`] if a `T` cannot lie there.
+    pub(crate) fn in_host<'a>(&self, buffer: &'a [u8]) -> Result<&'a [T], CudaError> {
+        let bytes = buffer.get(self.bytes()).ok_or(self.beyond(buffer.len()))?;
+        bytemuck::try_cast_slice(bytes).map_err(|_| Self::MISALIGNED)
     }
 
     /// [`Place::in_host`], to be written.
-    pub(crate) fn in_host_mut<'a>(&self, buffer: &'a mut [u8]) -> &'a mut [T] {
-        let bytes = buffer.get_mut(self.bytes());
-        bytes.and_then(|bytes| bytemuck::try_cast_slice_mut(bytes).ok()).unwrap_or(&mut [])
+    ///
+    /// # Errors
+    /// As [`Place::in_host`].
+    pub(crate) fn in_host_mut<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a mut [T], CudaError> {
+        let beyond = self.beyond(buffer.len());
+        let bytes = buffer.get_mut(self.bytes()).ok_or(beyond)?;
+        bytemuck::try_cast_slice_mut(bytes).map_err(|_| Self::MISALIGNED)
+    }
+
+    const MISALIGNED: CudaError =
+        CudaError::Alignment { what: "a buffer of the host", bytes: align_of::<T>() };
+
+    fn beyond(&self, limit: usize) -> CudaError {
+        CudaError::Limit { what: "end of a place", value: self.bytes().end, limit }
     }
 }
 
@@ -88,6 +102,7 @@ impl Place<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed check ends the test
 mod tests {
     use super::*;
 
@@ -99,8 +114,8 @@ mod tests {
         assert_eq!(layout.bytes(), 768);
         let mut host = vec![0u64; layout.bytes() / 8]; // aligned as pinned memory is
         let host: &mut [u8] = bytemuck::cast_slice_mut(&mut host);
-        b.in_host_mut(host)[32] = u64::MAX;
-        assert_eq!(b.in_host(host)[32], u64::MAX);
+        b.in_host_mut(host).unwrap()[32] = u64::MAX;
+        assert_eq!(b.in_host(host).unwrap()[32], u64::MAX);
         assert_eq!(host.iter().filter(|&&byte| byte != 0).count(), 8);
     }
 
@@ -112,6 +127,6 @@ mod tests {
         assert_eq!(layout.bytes(), usize::MAX);
         layout.place::<f32>(1);
         assert_eq!(layout.bytes(), usize::MAX);
-        assert!(huge.in_host(&[]).is_empty());
+        assert!(matches!(huge.in_host(&[]), Err(CudaError::Limit { limit: 0, .. })));
     }
 }

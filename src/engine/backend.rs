@@ -2,6 +2,7 @@
 
 use super::{EngineError, Side};
 use crate::Result;
+use crate::catalogue::store::RowFeatures;
 use crate::catalogue::{Catalogue, Hits};
 use crate::cpu::head::Segment;
 use crate::input::{Features, Modality, Values};
@@ -40,8 +41,25 @@ pub(super) trait Backend: Send + Sync {
     /// The outputs of the ranker's query towers.
     fn ranker_query_towers(&self, features: &Features) -> Result<Vec<Output>>;
 
-    /// The ranker's head over both sides' tower outputs for `batch` pairs: one score per pair.
-    fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()>;
+    /// The ranker's head over both sides' tower outputs: one score per pair.
+    fn rank(&self, pairs: &Pairs<'_>, scores: &mut [f32]) -> Result<()>;
+}
+
+/// Requests and products for the ranker to score together.
+pub(super) struct Pairs<'a> {
+    /// Requests ascend.
+    pub(super) pairs: &'a [Pair],
+    /// The outputs of the ranker's query towers for the requests.
+    pub(super) towers: &'a [Output],
+    /// The outputs of its item towers for the products, one behind the other.
+    pub(super) products: &'a RowFeatures,
+}
+
+/// A request's row of the batch and a product's row of the catalogue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair {
+    pub(super) request: usize,
+    pub(super) product: usize,
 }
 
 /// What a tower gives for the batch rows that have its modality.

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::input::{Behaviour, Features, ImagePreprocessor, InputError, Modality, Request};
 use crate::model::{Pooling, TowerOp, TowerPlan};
 
-/// Bytes of photos that are held together, unless one alone has more.
+/// Bytes of photos of one part of a call, unless one alone has more. Two parts are held together.
 const PHOTO_BYTES_AT_ONCE: usize = 1 << 26;
 
 impl Engine {
@@ -69,7 +69,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::encode_queries_into`], and [`EngineError::Form`] for a column of another form than its towers read. A
-    /// device also refuses one bag of more ids than [`Options::rows_at_once`](super::Options::rows_at_once) requests have.
+    /// device also refuses a bag of more ids than [`Options::rows_at_once`](super::Options::rows_at_once) requests have, as
+    /// [`RowError::TooManyIds`].
     pub fn encode_features(&self, side: Side, features: &Features, vectors: &mut [f32]) -> Result<()> {
         check_output(features.batch(), self.encoder(side).width, vectors)?;
         self.install(|| self.run(side, features, vectors, None))
@@ -99,8 +100,8 @@ impl Engine {
         })
     }
 
-    /// Preprocesses requests in parts of bounded memory and gives `work` the rows and tensors of each. Errors count rows
-    /// from the first request.
+    /// Preprocesses requests in parts of bounded memory and gives `work` the rows and tensors of each; while a device works
+    /// on a part, the next is preprocessed. Errors count rows from the first request.
     pub(super) fn in_parts(
         &self,
         side: Side,
@@ -109,13 +110,27 @@ impl Engine {
     ) -> Result<()> {
         let photo = self.inner.preprocessor.image().map_or(1, ImagePreprocessor::bytes);
         let at_once = (PHOTO_BYTES_AT_ONCE / photo.max(1)).clamp(1, self.inner.backend.rows_at_once());
-        for first in (0..requests.len()).step_by(at_once) {
-            let rows = first..requests.len().min(first + at_once);
-            let part = &requests[rows.clone()];
-            self.install(|| work(rows, &self.preprocess(side, part)?))
-                .map_err(|error| in_batch(error, first))?;
-        }
-        Ok(())
+        let mut parts = requests.chunks(at_once).map(|part| self.preprocess(side, part));
+        let mut first = 0;
+        self.install(|| {
+            let mut next = parts.next();
+            while let Some(features) = next {
+                let work = || {
+                    let features = features?;
+                    let rows = first..first + features.batch();
+                    work(rows, &features)?;
+                    Ok(features.batch())
+                };
+                // A thread that waits here holds no context: `work` has given its back.
+                let (worked, following) = match parts.len() {
+                    0 => (work(), None),
+                    _ => rayon::join(work, || parts.next()),
+                };
+                first += worked.map_err(|error| in_batch(error, first))?;
+                next = following;
+            }
+            Ok(())
+        })
     }
 
     fn run(

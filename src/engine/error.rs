@@ -191,6 +191,16 @@ pub enum RowError {
         /// Rows of the table: ids run from 0 to `rows - 1`.
         rows: usize,
     },
+    /// It has more ids than a batch has room for on the device.
+    #[error("{modality} of {ids} ids, the device has room for {limit}")]
+    TooManyIds {
+        /// The column.
+        modality: Modality,
+        /// Ids of the row.
+        ids: usize,
+        /// What [`Options::rows_at_once`](super::Options::rows_at_once) requests have together at most.
+        limit: usize,
+    },
     /// Its items have weights, and a tower pools them in a way that takes none.
     #[error("its items have weights, which tower `{tower}` does not take: it does not pool by sum")]
     Weights {

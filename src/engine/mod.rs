@@ -21,7 +21,7 @@ pub use error::{EngineError, RowError};
 pub use explain::Parts;
 pub use options::{Device, MAX_ROWS_AT_ONCE, Options, Precision, Source, UnknownId, UnknownIds, WhenBusy};
 pub use rank::RankedHit;
-pub use searcher::Searcher;
+pub use searcher::{Searcher, SearcherOptions};
 
 #[cfg(doc)]
 use crate::Error;

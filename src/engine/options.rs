@@ -62,9 +62,12 @@ pub struct Options {
     /// Rows that a device encodes at once, at most: 1 to [`MAX_ROWS_AT_ONCE`]. Bounds its memory; the answer does not
     /// depend on it.
     pub rows_at_once: usize,
-    /// Calls that a device runs at once, each with its own memory: at least 1.
+    /// Calls that a device runs at once, each in an execution context of its own: at least 1. A context has memory for
+    /// any call, and keeps what it recorded for up to 64 sizes of calls that encode or search, and as many that rank: the
+    /// driver takes some memory of the device for each.
     pub contexts: usize,
-    /// What a further call does.
+    /// What a further call does. One of more requests than are encoded at once takes several turns, and each may have
+    /// to wait or be refused.
     pub when_busy: WhenBusy,
 }
 
@@ -87,13 +90,7 @@ impl Default for Options {
 impl Options {
     /// Refuses numbers that no engine can work with.
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        if !(1..=MAX_ROWS_AT_ONCE).contains(&self.rows_at_once) {
-            return Err(EngineError::RowsAtOnce { rows: self.rows_at_once, limit: MAX_ROWS_AT_ONCE });
-        }
-        if self.contexts == 0 {
-            return Err(EngineError::NoContexts);
-        }
-        Ok(())
+        check(self.rows_at_once, self.contexts)
     }
 
     /// Sets where to run.
@@ -149,4 +146,15 @@ impl Options {
         self.when_busy = when_busy;
         self
     }
+}
+
+/// Refuses numbers that no device can work with.
+pub(super) fn check(rows_at_once: usize, contexts: usize) -> Result<(), EngineError> {
+    if !(1..=MAX_ROWS_AT_ONCE).contains(&rows_at_once) {
+        return Err(EngineError::RowsAtOnce { rows: rows_at_once, limit: MAX_ROWS_AT_ONCE });
+    }
+    if contexts == 0 {
+        return Err(EngineError::NoContexts);
+    }
+    Ok(())
 }

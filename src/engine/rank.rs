@@ -1,12 +1,11 @@
 //! The ranker: a second opinion on retrieved products, from both sides' towers in one head.
 
-use super::backend::{Backend, Output};
+use super::backend::{Pair, Pairs};
 use super::encode::{check_output, modalities, names};
 use super::{Engine, EngineError, RowError, Side};
 use crate::Result;
 use crate::catalogue::Hit;
 use crate::catalogue::store::RowFeatures;
-use crate::cpu::head::Segment;
 use crate::input::{Features, Modality, Request};
 use crate::model::{RankerPlan, TowerPlan};
 
@@ -115,11 +114,19 @@ impl Engine {
         check_has_any(plan, features)?;
         let backend = self.inner.backend.as_ref();
         let towers = backend.ranker_query_towers(features)?;
-        let rank = |(row, hits): (usize, &H)| {
-            let hits = hits.as_ref();
-            Ok(in_order(hits, &rank_row(backend, plan, &towers, row, hits, products)?)?)
+        let pairs = hits.iter().enumerate().flat_map(|(request, hits)| {
+            hits.as_ref().iter().map(move |hit| Pair { request, product: hit.row })
+        });
+        let pairs: Vec<Pair> = pairs.collect();
+        let mut scores = vec![0.0; pairs.len()];
+        backend.rank(&Pairs { pairs: &pairs, towers: &towers, products }, &mut scores)?;
+        let mut scores = scores.as_slice();
+        let rank = |hits: &H| {
+            let (of_request, rest) = scores.split_at(hits.as_ref().len());
+            scores = rest;
+            Ok(in_order(hits.as_ref(), of_request)?)
         };
-        hits.iter().enumerate().map(rank).collect()
+        hits.iter().map(rank).collect()
     }
 }
 
@@ -149,28 +156,4 @@ fn in_order(hits: &[Hit], scores: &[f32]) -> Result<Vec<RankedHit>, EngineError>
     ranked
         .sort_by(|a, b| (b.rank_score + 0.0).total_cmp(&(a.rank_score + 0.0)).then(a.hit.id.cmp(&b.hit.id)));
     Ok(ranked)
-}
-
-/// The ranker's scores of request `row` with each of its hits.
-fn rank_row(
-    backend: &dyn Backend,
-    plan: &RankerPlan,
-    towers: &[Output],
-    row: usize,
-    hits: &[Hit],
-    products: &RowFeatures,
-) -> Result<Vec<f32>> {
-    let pairs: Vec<usize> = (0..hits.len()).collect();
-    let repeated = towers.iter().map(|tower| tower.of_row(row).unwrap_or(&[]).repeat(hits.len()));
-    let mut data: Vec<Vec<f32>> = repeated.collect(); // per tower [hits, width], empty where the request lacks it
-    let mut first = 0;
-    for tower in &plan.item_towers {
-        let row_of = |hit: &Hit| &products.data[hit.row * products.width..][first..first + tower.width];
-        data.push(hits.iter().flat_map(row_of).copied().collect());
-        first += tower.width;
-    }
-    let segments = data.iter().map(|data| Segment { rows: if data.is_empty() { &[] } else { &pairs }, data });
-    let mut scores = vec![0.0; hits.len()];
-    backend.rank(hits.len(), &segments.collect::<Vec<_>>(), &mut scores)?;
-    Ok(scores)
 }

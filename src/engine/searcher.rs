@@ -1,6 +1,8 @@
 //! A catalogue brought to a device and searched by vectors, without a model.
 
-use super::{Device, Options};
+#[cfg(doc)]
+use super::EngineError;
+use super::{Device, WhenBusy, options};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits};
 
@@ -8,6 +10,58 @@ use crate::catalogue::{Catalogue, Hits};
 /// every device.
 pub struct Searcher {
     on: On,
+}
+
+/// How a catalogue is searched.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SearcherOptions {
+    /// Where to search.
+    pub device: Device,
+    /// Queries that a card searches for at once, at most: 1 to [`MAX_ROWS_AT_ONCE`](super::MAX_ROWS_AT_ONCE). Bounds its
+    /// memory; the answer does not depend on it.
+    pub queries_at_once: usize,
+    /// Calls that a card runs at once, as [`Options::contexts`](super::Options::contexts).
+    pub contexts: usize,
+    /// What a further call does.
+    pub when_busy: WhenBusy,
+}
+
+impl Default for SearcherOptions {
+    fn default() -> SearcherOptions {
+        SearcherOptions {
+            device: Device::default(),
+            queries_at_once: 64,
+            contexts: 2,
+            when_busy: WhenBusy::default(),
+        }
+    }
+}
+
+impl SearcherOptions {
+    /// Sets where to search.
+    pub fn device(mut self, device: Device) -> SearcherOptions {
+        self.device = device;
+        self
+    }
+
+    /// Sets how many queries a card searches for at once, 1 to [`MAX_ROWS_AT_ONCE`](super::MAX_ROWS_AT_ONCE).
+    pub fn queries_at_once(mut self, queries: usize) -> SearcherOptions {
+        self.queries_at_once = queries;
+        self
+    }
+
+    /// Sets how many calls a card runs at once, at least 1.
+    pub fn contexts(mut self, contexts: usize) -> SearcherOptions {
+        self.contexts = contexts;
+        self
+    }
+
+    /// Sets what a call does when all contexts are in use.
+    pub fn when_busy(mut self, when_busy: WhenBusy) -> SearcherOptions {
+        self.when_busy = when_busy;
+        self
+    }
 }
 
 enum On {
@@ -23,15 +77,13 @@ impl std::fmt::Debug for Searcher {
 }
 
 impl Searcher {
-    /// Brings `catalogue` to the device of `options`, which also say how many queries go there together
-    /// ([`Options::rows_at_once`]), how many calls run at once and what a further one does. On the CPU there is nothing to
-    /// bring.
+    /// Brings `catalogue` to a device. On the CPU there is nothing to bring, and only [`SearcherOptions::device`] counts.
     ///
     /// # Errors
-    /// [`EngineError::NoCuda`](super::EngineError::NoCuda), [`EngineError::RowsAtOnce`](super::EngineError::RowsAtOnce),
-    /// [`EngineError::NoContexts`](super::EngineError::NoContexts); of a card, that it cannot be used or has no room.
-    pub fn new(catalogue: &Catalogue, options: &Options) -> Result<Searcher> {
-        options.check()?;
+    /// [`EngineError::NoCuda`], [`EngineError::RowsAtOnce`], [`EngineError::NoContexts`]; of a card, that it cannot be
+    /// used or has no room.
+    pub fn new(catalogue: &Catalogue, options: &SearcherOptions) -> Result<Searcher> {
+        options::check(options.queries_at_once, options.contexts)?;
         let on = match options.device {
             Device::Cpu => On::Cpu(catalogue.clone()),
             #[cfg(feature = "cuda")]

@@ -1,9 +1,10 @@
 //! What a call costs in driver calls.
 
+use mercer::catalogue::store::RowFeatures;
 use mercer::engine::{Engine, Side};
-use mercer::{Image, Request};
+use mercer::{Hit, Image, Request};
 
-use super::{Turn, catalogue, open, options, requests};
+use super::{Turn, catalogue, common, cpu, open, options, requests};
 
 /// Fails unless `work` was one launch of a graph and one wait.
 #[track_caller]
@@ -68,6 +69,43 @@ fn a_call_without_photos_runs_no_network() {
         *kernels = turn.emulator.count("kernels");
     }
     assert!(kernels[0] > 0 && kernels[0] + 5 < kernels[1], "{kernels:?}");
+    drop(engine);
+    turn.nothing_is_left();
+}
+
+/// All pairs of all requests are one call, or as few as have room, and each gets the score that it gets alone.
+#[test]
+fn pairs_of_all_requests_are_ranked_together() {
+    let turn = Turn::new();
+    let engine = open(options()).unwrap();
+    let width = engine.ranker_width().unwrap();
+    let products = RowFeatures { width, data: common::values("ranker rows", 200 * width) };
+    let requests: Vec<Request> =
+        requests(12).into_iter().filter(|r| r.text.is_some() || r.behaviour.is_some()).take(8).collect();
+    let hit = |row: usize| Hit { id: row as i64, row, score: 0.0 };
+    // Of every request some, of one all, of one none.
+    let some: Vec<Vec<Hit>> =
+        (0..8).map(|at| (0..[40, 0, 7, 90][at % 4]).map(|n| hit(n * 2 + at)).collect()).collect();
+    let many: Vec<Vec<Hit>> = (0..8).map(|at| (at..at + 150).map(hit).collect()).collect();
+    for (hits, launches) in [(some, 2), (many, 3)] {
+        let ranked = engine.rank(&requests, &hits, &products).unwrap();
+        let emulator = &turn.emulator;
+        emulator.reset_counters();
+        assert_eq!(engine.rank(&requests, &hits, &products).unwrap(), ranked);
+        assert_eq!(emulator.calls("cuGraphLaunch"), launches);
+        assert_eq!(emulator.calls("cuStreamSynchronize"), launches);
+        let context = emulator.calls("cuCtxSetCurrent") + emulator.calls("cuCtxGetCurrent");
+        assert_eq!(emulator.calls("") - context, 2 * launches);
+        assert_eq!(emulator.count("allocations"), 0);
+        for (at, ranked) in ranked.iter().enumerate() {
+            let alone = engine.rank(&requests[at..=at], &hits[at..=at], &products).unwrap();
+            assert_eq!(&alone[0], ranked, "request {at}");
+        }
+        let expected = cpu().rank(&requests, &hits, &products).unwrap();
+        for (ranked, expected) in ranked.iter().flatten().zip(expected.iter().flatten()) {
+            assert!((ranked.rank_score - expected.rank_score).abs() < 1e-5, "{ranked:?}, {expected:?}");
+        }
+    }
     drop(engine);
     turn.nothing_is_left();
 }

@@ -35,17 +35,47 @@ fn every_k_and_batch_gives_the_catalogues_answer() {
 fn graphs_are_bounded() {
     let turn = Turn::new();
     let engine = open(options()).unwrap();
-    let products = catalogue(&engine, "products", 90);
-    let requests = requests(2);
+    let products = [90, 91, 92].map(|rows| catalogue(&engine, "products", rows));
+    let requests = requests(8);
     let vectors = engine.encode_queries(&requests).unwrap();
+    let mut recorded = 0;
     for round in 0..2 {
-        for k in 1..=80 {
-            let found = engine.search(&products, &requests, k).unwrap();
-            for (found, expected) in found.iter().zip(products.search(&vectors, k).unwrap()) {
-                assert_eq!(found[..], expected[..], "round {round}, k {k}");
+        for products in &products {
+            for k in [1, 2, 4, 8, 16, 32, 64, 90] {
+                let expected = products.search(&vectors, k).unwrap();
+                for rows in [1, 2, 4, 8] {
+                    let found = engine.search(products, &requests[..rows], k).unwrap();
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert_eq!(found[..], expected[..], "round {round}, k {k}");
+                    }
+                    recorded += 1;
+                    let most = if round == 0 { recorded + 1 } else { 64 };
+                    assert_eq!(turn.emulator.live("graph executables"), most.min(64));
+                }
             }
         }
-        assert_eq!(turn.emulator.live("graph executables"), 64);
+    }
+    drop(engine);
+    turn.nothing_is_left();
+}
+
+/// One graph serves every `k` up to the next power of two, and every `k` beyond the rows.
+#[test]
+fn near_ks_share_a_graph() {
+    let turn = Turn::new();
+    let engine = open(options()).unwrap();
+    let products = catalogue(&engine, "products", 90);
+    let requests = requests(2);
+    let vectors = engine.encode_queries(&requests).unwrap(); // the first graph
+    let cases: [(&[usize], u64); 4] =
+        [(&[5, 6, 7, 8], 2), (&[9, 15, 16], 3), (&[65, 90, 128], 4), (&[129, 60_000], 4)];
+    for (ks, graphs) in cases {
+        for &k in ks {
+            let found = engine.search(&products, &requests, k).unwrap();
+            assert_eq!(turn.emulator.live("graph executables"), graphs, "k {k}");
+            let expected = products.search(&vectors, k).unwrap();
+            assert!(found.iter().zip(expected).all(|(found, expected)| found[..] == expected[..]), "k {k}");
+        }
     }
     drop(engine);
     turn.nothing_is_left();

@@ -110,9 +110,6 @@ fn another_code_fails_one_call() {
     const NOT_SUPPORTED: i32 = 801;
     let turn = Turn::new();
     let engine = open(options()).unwrap();
-    let products = catalogue(&engine, "products", 50);
-    engine.prepare(&products).unwrap();
-    let mut k = 0; // a new graph for each call
     for (code, kind) in [
         (OUT_OF_MEMORY, ErrorKind::OutOfMemory),
         (INVALID_HANDLE, ErrorKind::Unsupported),
@@ -123,15 +120,19 @@ fn another_code_fails_one_call() {
             "cuMemcpyHtoDAsync_v2",
             "cuLaunchKernel",
             "cuMemcpyDtoHAsync_v2",
+            "cuStreamEndCapture",
             "cuGraphInstantiateWithFlags",
             "cuGraphLaunch",
         ] {
-            k += 1;
+            let products = catalogue(&engine, "products", 50); // of which there is no graph yet
+            engine.prepare(&products).unwrap();
             turn.emulator.fail_call(call, 1, code);
-            let error = engine.search(&products, &requests(3), k).err();
+            let error = engine.search(&products, &requests(3), 4).err();
             let error = error.unwrap_or_else(|| panic!("{call} was not called"));
             assert_eq!(error.kind(), kind, "{call}, {code}: {error}");
-            check(&engine, &products, &requests(3), k, &engine.search(&products, &requests(3), k).unwrap());
+            turn.emulator.reset_counters();
+            check(&engine, &products, &requests(3), 4, &engine.search(&products, &requests(3), 4).unwrap());
+            assert_eq!(turn.emulator.count("allocations"), 0, "{call}, {code}: the context is as it was");
         }
     }
     drop(engine);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mercer::ErrorKind;
-use mercer::engine::WhenBusy;
+use mercer::engine::{Side, WhenBusy};
 
 use super::{Turn, catalogue, check, open, options, requests};
 
@@ -36,6 +36,44 @@ fn a_call_without_a_context_is_refused_if_the_caller_says_so() {
     });
     assert!(refused.into_inner() > 0);
     assert_eq!(engine.encode_queries(&requests).unwrap(), expected);
+    drop(engine);
+    turn.nothing_is_left();
+}
+
+/// A call in several parts is refused before the first or not at all.
+#[test]
+fn a_call_in_parts_keeps_its_context() {
+    let turn = Turn::new();
+    let engine = open(options().rows_at_once(2).when_busy(WhenBusy::Refuse)).unwrap();
+    let features = engine.preprocess(Side::Query, &requests(9)).unwrap();
+    let mut expected = vec![0.0; 9 * engine.dim()];
+    engine.encode_features(Side::Query, &features, &mut expected).unwrap();
+    turn.emulator.reset_counters();
+    let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..1000 {
+                    let mut vectors = vec![0.0; expected.len()];
+                    match engine.encode_features(Side::Query, &features, &mut vectors) {
+                        Ok(()) => {
+                            assert_eq!(vectors, expected);
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Overloaded);
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    if refused.load(Ordering::Relaxed) > 10 && answered.load(Ordering::Relaxed) > 3 {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    assert!(refused.into_inner() > 0);
+    assert_eq!(turn.emulator.calls("cuGraphLaunch"), 5 * answered.into_inner() as u64);
     drop(engine);
     turn.nothing_is_left();
 }
@@ -90,6 +128,29 @@ fn threads_get_the_answers_of_one() {
         drop(engine);
         turn.nothing_is_left();
     }
+}
+
+/// Calls of many parts prepare ahead on few worker threads, and wait there for one context.
+#[test]
+fn calls_that_prepare_ahead_do_not_wait_for_each_other() {
+    let turn = Turn::new();
+    let engine = open(options().rows_at_once(2).threads(2)).unwrap();
+    let products = catalogue(&engine, "products", 40);
+    let requests = requests(12);
+    let vectors = engine.encode_queries(&requests).unwrap();
+    let hits = engine.search(&products, &requests, 5).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    assert_eq!(engine.encode_queries(&requests).unwrap(), vectors);
+                    assert_eq!(engine.search(&products, &requests, 5).unwrap(), hits);
+                }
+            });
+        }
+    });
+    drop(engine);
+    turn.nothing_is_left();
 }
 
 /// A catalogue that many threads search first is brought to the device once.

@@ -16,6 +16,7 @@ on_each_device! {
     a_vector_that_is_not_finite_is_refused,
     a_query_that_cannot_be_scored_is_refused,
     weights_for_a_pooling_without_weights_name_their_row,
+    of_several_parts_the_first_that_is_wrong_is_told,
     a_batch_larger_than_memory_would_hold_is_refused,
 }
 
@@ -237,6 +238,23 @@ fn weights_for_a_pooling_without_weights_name_their_row(device: Device) {
         "query 299: its items have weights, which tower `taste` does not take: it does not pool by sum";
     assert_eq!(engine.encode_queries(&requests).unwrap_err().to_string(), text);
     assert_eq!(engine.preprocess(Side::Query, &requests).unwrap_err().to_string(), text);
+}
+
+/// Parts are prepared ahead of those that run.
+fn of_several_parts_the_first_that_is_wrong_is_told(device: Device) {
+    let engine = open(device, "dense");
+    let mut requests = vec![request(None, Some(1), None); 300];
+    requests[299] = request(None, None, Some(&[1.0]));
+    let unreadable = "query 299: behaviour of 1 values, the model reads 12";
+    assert_eq!(engine.encode_queries(&requests).unwrap_err().to_string(), unreadable);
+    for (row, id) in [(250, 77), (10, 99)] {
+        requests[row] = request(None, Some(id), None);
+        let unknown = format!("query {row}: user id {id} is not in the table of 6 rows");
+        assert_eq!(engine.encode_queries(&requests).unwrap_err().to_string(), unknown);
+    }
+    requests[10] = request(None, None, None);
+    let error = engine.encode_queries(&requests).unwrap_err();
+    assert_eq!(error.to_string(), "query 10: nothing to encode: it has none of text, user, behaviour");
 }
 
 fn a_batch_larger_than_memory_would_hold_is_refused(device: Device) {

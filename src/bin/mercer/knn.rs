@@ -7,8 +7,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use mercer::catalogue::Hits;
 use mercer::cpu::Isa;
-use mercer::engine::Searcher;
-use mercer::{Catalogue, Metric, Options, npy};
+use mercer::engine::{Searcher, SearcherOptions};
+use mercer::{Catalogue, Error, Metric, npy};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -94,14 +94,15 @@ impl Knn {
         if k < self.top {
             eprintln!("hint: only {rows} rows: the answer has {k} columns, not {}", self.top);
         }
-        let searcher = Searcher::new(&catalogue, &Options::default().device(device))?;
+        let searcher = Searcher::new(&catalogue, &SearcherOptions::default().device(device))?;
         let mut times = Vec::with_capacity(self.repeat.get());
         let mut answers: Vec<Hits> = Vec::new();
         for _ in 0..self.repeat.get() {
             let start = Instant::now();
-            answers = searcher
-                .search(&queries.data, self.top)
-                .map_err(|error| Failure::from(error).at(&self.queries.display().to_string()))?;
+            answers = searcher.search(&queries.data, self.top).map_err(|error| match error {
+                Error::Catalogue(error) => Failure::from(error).at(&self.queries.display().to_string()),
+                error => error.into(), // of the device, not of the file
+            })?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         let ids: Vec<i64> = answers.iter().flatten().map(|hit| hit.id).collect();

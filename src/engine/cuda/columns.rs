@@ -2,22 +2,23 @@
 
 use half::{bf16, f16};
 
-use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Slice};
-use crate::input::{Bags, Column, Modality, Values};
+use super::sizes::Buckets;
+use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Slice, to_u32};
+use crate::input::{Column, Modality, Values};
 
 /// Stands for a batch row that a column does not have.
 pub(super) const ABSENT: u32 = u32::MAX;
 
-/// What a modality's towers read, with the most that one row has.
+/// What a modality's towers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
-    /// One id.
+    /// An id per row.
     Ids,
-    /// At most `most` ids, with a weight each if a tower takes weights.
+    /// Bags of at most `most` ids together, with a weight each if a tower takes weights.
     Bags { most: usize, weighted: bool },
-    /// A vector.
+    /// A vector per row.
     Dense { width: usize },
-    /// An image of `values` values, three per pixel.
+    /// An image of `values` values per row, three per pixel.
     Image { values: usize },
 }
 
@@ -28,17 +29,6 @@ pub(super) enum Pixels {
     Bytes,
     /// f32, normalised.
     Floats,
-}
-
-/// How much of a column there is room for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    /// Rows of the batch.
-    pub(super) batch: usize,
-    /// Of these, those that have the column.
-    pub(super) rows: usize,
-    /// Rows whose bags there is room for, each with the most ids.
-    pub(super) bags: usize,
 }
 
 /// Where one column lies in the upload.
@@ -82,15 +72,15 @@ impl ColumnPlace {
     pub(super) fn new(
         layout: &mut Layout,
         (modality, room): (Modality, Room),
-        Sizes { batch, rows, bags }: Sizes,
-        pixels: Pixels,
+        Buckets { batch, ids, images, pixels }: Buckets,
         precision: Precision,
     ) -> ColumnPlace {
+        let rows = if matches!(room, Room::Image { .. }) { images } else { batch };
         let (count, index) = (layout.place(1), layout.place(batch));
         let values = match room {
             Room::Ids => ValuesPlace::Ids(layout.place(rows)),
             Room::Bags { most, weighted } => {
-                let ids = bags.saturating_mul(most);
+                let ids = ids.min(most);
                 ValuesPlace::Bags {
                     ids: layout.place(ids),
                     offsets: layout.place(rows.saturating_add(1)),
@@ -108,40 +98,54 @@ impl ColumnPlace {
         ColumnPlace { modality, rows, count, index, values }
     }
 
-    /// Writes a column, or that there is none, into the buffer that is uploaded. The column fits its place and has the
-    /// form that its towers read.
-    pub(super) fn write(&self, column: Option<&Column>, precision: Precision, upload: &mut [u8]) {
+    /// Writes a column, or that there is none, into the buffer that is uploaded.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] if there is no room for it; [`CudaError::Shape`] if it has another form than its towers read.
+    pub(super) fn write(
+        &self,
+        column: Option<&Column>,
+        precision: Precision,
+        upload: &mut [u8],
+    ) -> Result<(), CudaError> {
         let rows = column.map_or(&[][..], Column::rows);
-        self.count.in_host_mut(upload).fill(narrow(rows.len()));
-        let index = self.index.in_host_mut(upload);
+        self.count.in_host_mut(upload)?.fill(to_u32("rows of a column", rows.len())?);
+        let index = self.index.in_host_mut(upload)?;
         index.fill(ABSENT);
-        for (at, &row) in rows.iter().enumerate() {
-            index[row] = narrow(at);
+        for (at, &row) in (0..).zip(rows) {
+            let limit = index.len();
+            *index.get_mut(row).ok_or(CudaError::Limit { what: "row of a column", value: row, limit })? = at;
         }
-        let Some(column) = column else { return };
+        let Some(column) = column else { return Ok(()) };
         match (&self.values, column.values()) {
-            (ValuesPlace::Ids(place), Values::Ids(ids)) => copy(ids, place.in_host_mut(upload)),
+            (ValuesPlace::Ids(place), Values::Ids(ids)) => copy(ids, place.in_host_mut(upload)?),
             (ValuesPlace::Bags { ids, offsets, weights }, Values::Bags(bags)) => {
-                copy(&bags.ids, ids.in_host_mut(upload));
-                for (to, &offset) in offsets.in_host_mut(upload).iter_mut().zip(&bags.offsets) {
+                copy(&bags.ids, ids.in_host_mut(upload)?)?;
+                for (to, &offset) in offsets.in_host_mut(upload)?.iter_mut().zip(&bags.offsets) {
                     *to = offset as u64;
                 }
-                if let Some(weights) = weights {
-                    let to = weights.in_host_mut(upload);
-                    match &bags.weights {
-                        Some(weights) => copy(weights, to),
-                        None => to[..bags.ids.len()].fill(1.0),
+                match (weights, &bags.weights) {
+                    (Some(place), Some(weights)) => copy(weights, place.in_host_mut(upload)?),
+                    (Some(place), None) => {
+                        place.in_host_mut(upload)?[..bags.ids.len()].fill(1.0);
+                        Ok(())
                     }
+                    (None, _) => Ok(()), // no tower takes any: those given were refused
                 }
             }
             (ValuesPlace::Dense(place), Values::Dense { data, .. }) => {
-                round_into(data, precision, place.in_host_mut(upload));
+                round_into(data, precision, place.in_host_mut(upload)?)
             }
-            (ValuesPlace::Bytes(place), Values::Photos { data, .. }) => copy(data, place.in_host_mut(upload)),
+            (ValuesPlace::Bytes(place), Values::Photos { data, .. }) => {
+                copy(data, place.in_host_mut(upload)?)
+            }
             (ValuesPlace::Floats(place), Values::Pixels { data, .. }) => {
-                copy(data, place.in_host_mut(upload));
+                copy(data, place.in_host_mut(upload)?)
             }
-            _ => {}
+            (_, values) => {
+                let reason = format!("no room for {} among the columns", values.describe());
+                Err(CudaError::Shape { reason })
+            }
         }
     }
 
@@ -167,18 +171,14 @@ impl ColumnPlace {
     }
 }
 
-/// Rows whose bags have room for a column's ids.
-pub(super) fn rows_for_bags(room: Room, column: &Column) -> usize {
-    match (room, column.values()) {
-        (Room::Bags { most, .. }, Values::Bags(Bags { ids, .. })) => ids.len().div_ceil(most.max(1)),
-        _ => 0,
+/// `values` in a precision, as the device stores it, to the first places of `to`.
+pub(super) fn round_into(values: &[f32], precision: Precision, to: &mut [u8]) -> Result<(), CudaError> {
+    let (value, limit) = (values.len(), to.len() / precision.bytes());
+    if value > limit {
+        return Err(CudaError::Limit { what: "values to upload", value, limit });
     }
-}
-
-/// `values` in a precision, as the device stores it.
-pub(super) fn round_into(values: &[f32], precision: Precision, to: &mut [u8]) {
     match precision {
-        Precision::F32 => copy(bytemuck::cast_slice(values), to),
+        Precision::F32 => copy(bytemuck::cast_slice(values), to)?,
         Precision::F16 => {
             for (to, &value) in to.as_chunks_mut().0.iter_mut().zip(values) {
                 *to = f16::from_f32(value).to_le_bytes();
@@ -190,6 +190,7 @@ pub(super) fn round_into(values: &[f32], precision: Precision, to: &mut [u8]) {
             }
         }
     }
+    Ok(())
 }
 
 /// The first `len` values of a precision.
@@ -203,13 +204,11 @@ pub(super) fn to_f32(values: &[u8], precision: Precision, len: usize) -> Vec<f32
 }
 
 /// Copies to the first places of `to`.
-fn copy<T: Copy>(from: &[T], to: &mut [T]) {
-    to[..from.len()].copy_from_slice(from);
-}
-
-/// A number of rows of one batch, which is at most what a place was made for.
-fn narrow(rows: usize) -> u32 {
-    u32::try_from(rows).unwrap_or(u32::MAX)
+pub(super) fn copy<T: Copy>(from: &[T], to: &mut [T]) -> Result<(), CudaError> {
+    let (value, limit) = (from.len(), to.len());
+    let to = to.get_mut(..value).ok_or(CudaError::Limit { what: "values to upload", value, limit })?;
+    to.copy_from_slice(from);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -217,20 +216,20 @@ fn narrow(rows: usize) -> u32 {
 mod tests {
     use super::*;
     use crate::engine::MAX_ROWS_AT_ONCE;
-    use crate::input::Features;
+    use crate::input::{Bags, Features};
 
     const ROOMS: [Room; 5] = [
         Room::Ids,
-        Room::Bags { most: 512, weighted: true },
-        Room::Bags { most: 512, weighted: false },
+        Room::Bags { most: 512 * MAX_ROWS_AT_ONCE, weighted: true },
+        Room::Bags { most: 512 * MAX_ROWS_AT_ONCE, weighted: false },
         Room::Dense { width: 4096 },
         Room::Image { values: 3 * 4096 * 4096 },
     ];
 
     fn bytes(room: Room, batch: usize, pixels: Pixels, precision: Precision) -> usize {
         let mut layout = Layout::default();
-        let sizes = Sizes { batch, rows: batch, bags: batch };
-        ColumnPlace::new(&mut layout, (Modality::Text, room), sizes, pixels, precision);
+        let buckets = Buckets { batch, ids: usize::MAX, images: batch, pixels };
+        ColumnPlace::new(&mut layout, (Modality::Text, room), buckets, precision);
         layout.bytes()
     }
 
@@ -256,10 +255,9 @@ mod tests {
     #[test]
     fn a_column_is_written_where_it_is_read() {
         let mut layout = Layout::default();
-        let room = Room::Bags { most: 2, weighted: true };
-        let sizes = Sizes { batch: 4, rows: 4, bags: 8 };
-        let place =
-            ColumnPlace::new(&mut layout, (Modality::Text, room), sizes, Pixels::Bytes, Precision::F32);
+        let room = Room::Bags { most: 30, weighted: true };
+        let buckets = Buckets { batch: 4, ids: 16, images: 0, pixels: Pixels::Bytes };
+        let place = ColumnPlace::new(&mut layout, (Modality::Text, room), buckets, Precision::F32);
         let mut upload = vec![0u64; layout.bytes() / 8]; // aligned as pinned memory is
         let upload: &mut [u8] = bytemuck::cast_slice_mut(&mut upload);
         let ValuesPlace::Bags { ids, offsets, weights } = &place.values else { unreachable!() };
@@ -267,18 +265,30 @@ mod tests {
         let bags = |weights| Values::Bags(Bags { offsets: vec![0, 1, 3], ids: vec![7, 8, 9], weights });
         for given in [None, Some(vec![0.5, 2.0, 4.0])] {
             features.set_rows(Modality::Text, vec![0, 2], bags(given.clone())).unwrap();
-            place.write(features.column(Modality::Text), Precision::F32, upload);
-            assert_eq!(place.count.in_host(upload), [2]);
-            assert_eq!(place.index.in_host(upload), [0, ABSENT, 1, ABSENT]);
-            assert_eq!(ids.in_host(upload)[..3], [7, 8, 9]);
-            assert_eq!(ids.in_host(upload).len(), 16);
-            assert_eq!(offsets.in_host(upload)[..3], [0, 1, 3]);
-            assert_eq!(weights.unwrap().in_host(upload)[..3], given.unwrap_or(vec![1.0; 3]));
-            let column = features.column(Modality::Text).unwrap();
-            assert_eq!(rows_for_bags(room, column), 2);
+            place.write(features.column(Modality::Text), Precision::F32, upload).unwrap();
+            assert_eq!(place.count.in_host(upload).unwrap(), [2]);
+            assert_eq!(place.index.in_host(upload).unwrap(), [0, ABSENT, 1, ABSENT]);
+            assert_eq!(ids.in_host(upload).unwrap()[..3], [7, 8, 9]);
+            assert_eq!(ids.in_host(upload).unwrap().len(), 16);
+            assert_eq!(offsets.in_host(upload).unwrap()[..3], [0, 1, 3]);
+            assert_eq!(weights.unwrap().in_host(upload).unwrap()[..3], given.unwrap_or(vec![1.0; 3]));
         }
-        place.write(None, Precision::F32, upload);
-        assert_eq!((place.count.in_host(upload), place.index.in_host(upload)), (&[0][..], &[ABSENT; 4][..]));
+        place.write(None, Precision::F32, upload).unwrap();
+        assert_eq!(place.count.in_host(upload).unwrap(), [0]);
+        assert_eq!(place.index.in_host(upload).unwrap(), [ABSENT; 4]);
+        // What does not fit is refused, whatever it is.
+        let mut refused = |rows: usize, values| {
+            let mut features = Features::new(rows);
+            features.set(Modality::Text, values).unwrap();
+            place.write(features.column(Modality::Text), Precision::F32, upload).unwrap_err()
+        };
+        let ids = |count| Values::Bags(Bags { offsets: vec![0, count], ids: vec![0; count], weights: None });
+        let limit = CudaError::Limit { what: "values to upload", value: 17, limit: 16 };
+        assert_eq!(refused(1, ids(17)), limit);
+        let limit = CudaError::Limit { what: "row of a column", value: 4, limit: 4 };
+        assert_eq!(refused(5, Values::Ids(vec![0; 5])), limit);
+        let reason = "no room for ids among the columns".into();
+        assert_eq!(refused(1, Values::Ids(vec![0])), CudaError::Shape { reason });
     }
 
     #[test]
@@ -286,9 +296,10 @@ mod tests {
         for precision in Precision::ALL {
             let values = [1.0, -2.5, 0.000_061_035_156, f32::INFINITY];
             let mut bytes = [0xFF; 20];
-            round_into(&values, precision, &mut bytes);
+            round_into(&values, precision, &mut bytes).unwrap();
             assert_eq!(to_f32(&bytes, precision, 4), values, "{precision:?}");
             assert_eq!(bytes[4 * precision.bytes()], 0xFF);
+            assert!(round_into(&[0.0; 11], precision, &mut bytes).is_err());
         }
     }
 }

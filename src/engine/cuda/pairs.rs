@@ -1,93 +1,179 @@
-//! The ranker's head over pairs of a request and a product.
+//! The program of ranking: pairs of a request and a product are uploaded as both sides' tower outputs, and the ranker's
+//! head gives each a score.
 
-use std::ops::Range;
+use super::columns::{ABSENT, copy, round_into};
+use super::program::{Frame, Launch, Output, Program};
+use super::sizes::bucket;
+use super::{Model, Ranker};
+use crate::Result;
+use crate::cuda::head::Segment;
+use crate::cuda::{CudaError, Place, Precision, to_u32};
+use crate::engine::backend::{Pair, Pairs};
 
-use super::columns::{ABSENT, round_into};
-use super::program::Memory;
-use crate::cpu::head::Segment;
-use crate::cuda::head::{self, Head};
-use crate::cuda::{CudaError, Layout, Place, Precision, Rows, Staged};
+/// Pairs that a context has room for, or more if it encodes more rows at once.
+pub(super) const LEAST_PAIRS: usize = 1024;
 
-/// The places of one call of `batch` pairs.
-pub(super) struct Pairs {
-    pub(super) upload: Layout,
-    pub(super) scratch: Layout,
-    pub(super) download: Layout,
-    pub(super) scores: Place<f32>,
-    batch: usize,
-    count: Place<u32>,
-    segments: Vec<SegmentPlace>,
+/// What a ranking runs with.
+#[derive(Clone, Copy)]
+pub(super) struct RankerTask<'a> {
+    pub(super) ranker: &'a Ranker,
+    pub(super) precision: Precision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RankingKey {
+    /// Pairs that there is room for.
+    pub(super) pairs: usize,
+    /// Requests that they are of.
+    pub(super) requests: usize,
+}
+
+/// The places of one ranking.
+pub(super) struct Ranking {
+    frame: Frame,
+    /// Per query tower the request of each pair, `[pairs]`, and its output for each request, `[requests, width]`.
+    query: Vec<(Place<u32>, Place<u8>)>,
+    /// `[pairs]`: each pair has a product of its own.
+    own: Place<u32>,
+    /// Per item tower its output for each pair's product, `[pairs, width]`.
+    items: Vec<Place<u8>>,
     workspace: Place<u8>,
-    fault: Place<u64>,
+    /// `[pairs]`
+    scores: Output<f32>,
 }
 
-struct SegmentPlace {
-    width: usize,
-    index: Place<u32>,
-    data: Place<u8>,
+/// Some pairs, with the requests that they are of.
+struct Part<'a> {
+    pairs: &'a [Pair],
+    /// Ascending.
+    requests: Vec<usize>,
 }
 
-impl Pairs {
-    pub(super) fn new(widths: &[usize], head: &Head, precision: Precision, batch: usize) -> Pairs {
-        let (mut upload, mut scratch, mut download) =
-            (Layout::default(), Layout::default(), Layout::default());
-        let count = upload.place(1);
-        let segments = widths.iter().map(|&width| SegmentPlace {
-            width,
-            index: upload.place(batch),
-            data: upload.place_values(precision, batch.saturating_mul(width)),
-        });
-        let segments = segments.collect();
-        let workspace = scratch.place(head.workspace(batch));
-        let (fault, scores) = (download.place(1), download.place(batch));
-        Pairs { upload, scratch, download, scores, batch, count, segments, workspace, fault }
+impl<'a> Part<'a> {
+    fn new(pairs: &'a [Pair]) -> Part<'a> {
+        let mut requests: Vec<usize> = pairs.iter().map(|pair| pair.request).collect();
+        requests.dedup();
+        Part { pairs, requests }
     }
 
-    /// Writes the pairs `rows` of the segments into the buffer that is uploaded.
-    pub(super) fn write(
+    fn key(&self, most: usize) -> RankingKey {
+        RankingKey { pairs: bucket(self.pairs.len(), most), requests: bucket(self.requests.len(), most) }
+    }
+}
+
+impl Ranking {
+    /// Writes pairs to where they are uploaded from.
+    fn write(
         &self,
-        segments: &[Segment<'_>],
-        rows: Range<usize>,
+        ranker: &Ranker,
         precision: Precision,
+        all: &Pairs<'_>,
+        part: &Part<'_>,
         upload: &mut [u8],
-    ) {
-        self.count.in_host_mut(upload).fill(u32::try_from(rows.len()).unwrap_or(u32::MAX));
-        for (place, segment) in self.segments.iter().zip(segments) {
-            let (first, last) = (
-                segment.rows.partition_point(|&row| row < rows.start),
-                segment.rows.partition_point(|&row| row < rows.end),
-            );
-            let index = place.index.in_host_mut(upload);
-            index.fill(ABSENT);
-            for (at, &row) in (0u32..).zip(&segment.rows[first..last]) {
-                index[row - rows.start] = at;
+    ) -> Result<(), CudaError> {
+        for ((index, data), tower) in self.query.iter().zip(all.towers) {
+            let outputs: Vec<_> = part.requests.iter().map(|&request| tower.of_row(request)).collect();
+            let rows = rows_of(data.in_host_mut(upload)?, tower.width, precision);
+            for (output, to) in outputs.iter().zip(rows) {
+                round_into(output.unwrap_or(&[]), precision, to)?;
             }
-            let data = &segment.data[first * place.width..last * place.width];
-            round_into(data, precision, place.data.in_host_mut(upload));
+            let mut at = 0;
+            for (pair, to) in part.pairs.iter().zip(index.in_host_mut(upload)?) {
+                at += usize::from(pair.request != part.requests[at]);
+                *to = if outputs[at].is_some() { to_u32("requests", at)? } else { ABSENT };
+            }
         }
+        for (at, to) in (0..).zip(self.own.in_host_mut(upload)?).take(part.pairs.len()) {
+            *to = at;
+        }
+        let (mut first, width) = (0, all.products.width);
+        for (place, tower) in self.items.iter().zip(&ranker.item) {
+            let rows = rows_of(place.in_host_mut(upload)?, tower.width, precision);
+            for (pair, to) in part.pairs.iter().zip(rows) {
+                let values = &all.products.data[pair.product * width..][first..first + tower.width];
+                round_into(values, precision, to)?;
+            }
+            first += tower.width;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of `[any, width]` values.
+fn rows_of(data: &mut [u8], width: usize, precision: Precision) -> impl Iterator<Item = &mut [u8]> {
+    data.chunks_mut((width * precision.bytes()).max(1))
+}
+
+impl Program for Ranking {
+    type Key = RankingKey;
+    type With<'a> = RankerTask<'a>;
+
+    fn plan(key: RankingKey, task: RankerTask<'_>) -> Result<Ranking, CudaError> {
+        let RankerTask { ranker, precision } = task;
+        let RankingKey { pairs, requests } = key;
+        let mut frame = Frame::new(pairs);
+        let upload = &mut frame.upload;
+        let query = ranker.query.iter().map(|tower| {
+            let values = requests.saturating_mul(tower.width);
+            (upload.place(pairs), upload.place_values(precision, values))
+        });
+        let query = query.collect();
+        let own = upload.place(pairs);
+        let items = ranker.item.iter();
+        let items = items.map(|tower| upload.place_values(precision, pairs.saturating_mul(tower.width)));
+        let items = items.collect();
+        let workspace = frame.scratch.place(ranker.head.workspace(pairs));
+        let scores = frame.place(pairs, true);
+        Ok(Ranking { frame, query, own, items, workspace, scores })
     }
 
-    /// Puts the call on a stream: upload, the head, download.
-    pub(super) fn enqueue(
-        &self,
-        head: &Head,
-        precision: Precision,
-        staged: &Staged<'_>,
-        memory: &Memory,
-    ) -> Result<(), CudaError> {
-        let fault = self.fault.of(&memory.download)?;
-        staged.stream().fill(&fault, 0xFF)?;
-        staged.upload(&memory.upload.part(0..self.upload.bytes())?)?;
-        let batch = Rows::new(self.batch, self.count.of(&memory.upload)?)?;
-        let segments = self.segments.iter().map(|place| {
-            let (index, data) =
-                (place.index.of(&memory.upload)?, place.data.tensor(&memory.upload, precision)?);
-            Ok(head::Segment { index, data })
-        });
-        let segments = segments.collect::<Result<Vec<head::Segment>, CudaError>>()?;
-        let workspace = self.workspace.of(&memory.scratch)?;
-        let scores = self.scores.of(&memory.download)?;
-        head.enqueue(staged.stream(), &batch, &segments, &workspace, &scores, 0, &fault)?;
-        staged.download(&memory.download.part(0..self.download.bytes())?)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
+
+    fn enqueue(&self, task: RankerTask<'_>, launch: &Launch<'_>) -> Result<(), CudaError> {
+        let upload = &launch.memory.upload;
+        let own = self.own.of(upload)?;
+        let segment =
+            |index, data: &Place<u8>| Ok(Segment { index, data: data.tensor(upload, task.precision)? });
+        let query = self.query.iter().map(|(index, data)| segment(index.of(upload)?, data));
+        let segments = query.chain(self.items.iter().map(|data| segment(own.clone(), data)));
+        let segments = segments.collect::<Result<Vec<Segment>, CudaError>>()?;
+        let (workspace, scores) = (launch.scratch(&self.workspace)?, self.scores.of(launch.memory)?);
+        // Nothing is normalised: no stage reports.
+        let Launch { stream, batch, fault, .. } = launch;
+        task.ranker.head.enqueue(stream, batch, &segments, &workspace, &scores, 0, fault)
+    }
+}
+
+impl Model {
+    /// Pairs that are ranked together, at most.
+    pub(super) fn most_pairs(&self) -> usize {
+        self.rooms.rows_at_once.max(LEAST_PAIRS)
+    }
+
+    /// One score per pair.
+    pub(super) fn rank_pairs(&self, ranker: &Ranker, pairs: &Pairs<'_>, scores: &mut [f32]) -> Result<()> {
+        if pairs.pairs.is_empty() {
+            return Ok(());
+        }
+        let task = RankerTask { ranker, precision: self.precision };
+        let most = self.most_pairs();
+        let mut context = self.contexts.check_out(self.when_busy)?;
+        for (part, scores) in pairs.pairs.chunks(most).zip(scores.chunks_mut(most)) {
+            let part = Part::new(part);
+            let finished =
+                context.run::<Ranking>(part.key(most), task, part.pairs.len(), |ranking, upload| {
+                    ranking.write(ranker, self.precision, pairs, &part, upload)
+                })?;
+            finished.expect_no_fault("head")?;
+            copy(&finished.program.scores.in_host(finished.download)?[..scores.len()], scores)?;
+        }
+        Ok(())
+    }
+}
+
+/// The key of the largest ranking.
+pub(super) fn largest(most: usize) -> RankingKey {
+    RankingKey { pairs: most, requests: most }
 }

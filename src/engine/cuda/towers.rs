@@ -8,7 +8,7 @@ use crate::cpu::network::PackError;
 use crate::cuda::head::Head;
 use crate::cuda::linear::{LayerWeights, Linear};
 use crate::cuda::network::{LoadError, Network};
-use crate::cuda::{Precision, Stream, Tensor};
+use crate::cuda::{CudaError, Precision, Stream, Tensor};
 use crate::input::Modality;
 use crate::model::{LinearPlan, Pooling, Table, TowerOp, TowerPlan};
 use crate::weights::{Checkpoint, TensorView};
@@ -53,6 +53,11 @@ impl Tower {
         matches!(self.op, Op::Bag { pooling: Pooling::Sum, .. })
     }
 
+    /// That it cannot run on what it is given.
+    pub(super) fn misfit(&self) -> CudaError {
+        CudaError::Shape { reason: format!("tower `{}` reads another form than its column has", self.name) }
+    }
+
     /// Rows of its table and the id that does not count, if it reads a table.
     pub(super) fn table(&self) -> Option<(usize, Option<i64>)> {
         match &self.op {
@@ -77,8 +82,8 @@ impl<'a> Uploader<'a> {
         Uploader { stream, checkpoint, precision, tables: Vec::new(), networks: Vec::new() }
     }
 
-    pub(super) fn towers(&mut self, plans: &[TowerPlan]) -> Result<Vec<Tower>> {
-        plans.iter().map(|plan| self.tower(plan)).collect()
+    pub(super) fn towers(&mut self, plans: &[TowerPlan]) -> Result<Vec<Arc<Tower>>> {
+        plans.iter().map(|plan| self.tower(plan).map(Arc::new)).collect()
     }
 
     fn tower(&mut self, plan: &TowerPlan) -> Result<Tower> {

@@ -1,30 +1,33 @@
 //! The CPU backend of the engine: a model with heads and convolutions packed for the kernels, embedding tables read
 //! where the checkpoint has them.
 
+mod pack;
+
 use std::sync::Arc;
 
-use half::{bf16, f16};
+use pack::{Packer, in_place};
 
-use super::backend::{Backend, Form, Output};
+use super::backend::{Backend, Form, Output, Pair, Pairs};
 use super::options::UnknownIds;
 use super::{EngineError, RowError, Side};
+use crate::Result;
 use crate::catalogue::{Catalogue, Hits};
 use crate::cpu::embedding::{self, Values as TableValues};
 use crate::cpu::head::{Head, Segment};
 use crate::cpu::linear::Linear;
-use crate::cpu::network::{PackError, PackedNetwork};
+use crate::cpu::network::PackedNetwork;
 use crate::cpu::normalize::{NormalizeError, normalize_rows};
 use crate::cpu::{Isa, OpError};
 use crate::input::{Column, Features, Modality, PixelScaling, Values};
-use crate::model::{
-    EncoderPlan, LinearPlan, Network, Normalize, Plan, Pooling, RankerPlan, Table, TowerOp, TowerPlan,
-};
+use crate::model::{Normalize, Plan, Pooling, Table};
 use crate::weights::Checkpoint;
-use crate::{Error, Result};
 
 /// Rows that are encoded together, at most: bounds the memory of a long list of requests. The result of a row does not
 /// depend on it.
 const ROWS_AT_ONCE: usize = 256;
+
+/// Pairs that are ranked together, at most, as for rows.
+const PAIRS_AT_ONCE: usize = 1024;
 
 /// A model ready to run on the CPU.
 pub(crate) struct Model {
@@ -92,7 +95,7 @@ impl Model {
         unknown_ids: UnknownIds,
         isa: Isa,
     ) -> Result<Model> {
-        let mut packer = Packer { checkpoint, networks: Vec::new() };
+        let mut packer = Packer::new(checkpoint);
         let query = packer.encoder(&plan.query)?;
         let item = packer.encoder(&plan.item)?;
         let ranker = plan.ranker.as_ref().map(|ranker| packer.ranker(ranker)).transpose()?;
@@ -284,104 +287,46 @@ impl Backend for Model {
         self.ranker_towers(side, features, &encoder)
     }
 
-    fn rank(&self, batch: usize, segments: &[Segment<'_>], scores: &mut [f32]) -> Result<()> {
+    fn rank(&self, pairs: &Pairs<'_>, scores: &mut [f32]) -> Result<()> {
         let ranker = self.ranker.as_ref().ok_or(EngineError::NoRanker)?;
-        ranker.head.run(self.isa, batch, segments, scores).map_err(EngineError::op("ranker head"))?;
+        for (pairs_of_part, scores) in pairs.pairs.chunks(PAIRS_AT_ONCE).zip(scores.chunks_mut(PAIRS_AT_ONCE))
+        {
+            let outputs = ranker.outputs(pairs, pairs_of_part);
+            let segments: Vec<Segment<'_>> = outputs.iter().map(Output::segment).collect();
+            let ran = ranker.head.run(self.isa, scores.len(), &segments, scores);
+            ran.map_err(EngineError::op("ranker head"))?;
+        }
         Ok(())
     }
 }
 
-/// The tensor's values where the checkpoint has them, if they can be read there.
-fn in_place<'a>(view: &crate::weights::TensorView<'a>) -> Option<TableValues<'a>> {
-    let f32s = view.as_slice::<f32>().map(TableValues::F32);
-    let f16s = || view.as_slice::<f16>().map(TableValues::F16);
-    let bf16s = || view.as_slice::<bf16>().map(TableValues::Bf16);
-    f32s.or_else(f16s).or_else(bf16s)
+impl Ranker {
+    /// What each tower of both sides gives for some of the pairs.
+    fn outputs(&self, all: &Pairs<'_>, pairs: &[Pair]) -> Vec<Output> {
+        let of_requests = all.towers.iter().map(|tower| {
+            let (mut rows, mut data) = (Vec::new(), Vec::new());
+            for (row, pair) in pairs.iter().enumerate() {
+                if let Some(values) = tower.of_row(pair.request) {
+                    rows.push(row);
+                    data.extend_from_slice(values);
+                }
+            }
+            Output { modality: tower.modality, width: tower.width, rows, data }
+        });
+        let mut first = 0;
+        let of_products = self.item.iter().map(|tower| {
+            let columns = first..first + tower.width;
+            first = columns.end;
+            let values =
+                |pair: &Pair| &all.products.data[pair.product * all.products.width..][columns.clone()];
+            let data = pairs.iter().flat_map(values).copied().collect();
+            Output { modality: tower.input, width: tower.width, rows: (0..pairs.len()).collect(), data }
+        });
+        of_requests.chain(of_products).collect()
+    }
 }
 
 fn no_direction(side: Side, error: NormalizeError) -> EngineError {
     let (row, source) = RowError::without_direction(error);
     EngineError::Row { side, row, source }
-}
-
-/// Packs weights; networks that several towers share are packed once.
-struct Packer<'a> {
-    checkpoint: &'a Checkpoint,
-    networks: Vec<(Network, Arc<PackedNetwork>)>,
-}
-
-impl Packer<'_> {
-    fn encoder(&mut self, plan: &EncoderPlan) -> Result<Encoder> {
-        let towers = self.towers(&plan.towers)?;
-        let head = self.head(&widths([&plan.towers, &[]]), &plan.head)?;
-        Ok(Encoder { towers, head, normalize: plan.normalize, width: plan.width })
-    }
-
-    fn ranker(&mut self, plan: &RankerPlan) -> Result<Ranker> {
-        let query = self.towers(&plan.query_towers)?;
-        let item = self.towers(&plan.item_towers)?;
-        let head = self.head(&widths([&plan.query_towers, &plan.item_towers]), &plan.head)?;
-        Ok(Ranker { query, item, head })
-    }
-
-    fn towers(&mut self, plans: &[TowerPlan]) -> Result<Vec<Tower>> {
-        plans.iter().map(|plan| self.tower(plan)).collect()
-    }
-
-    fn tower(&mut self, plan: &TowerPlan) -> Result<Tower> {
-        let op = match &plan.op {
-            TowerOp::Embedding(table) => Op::Embedding(self.rows(table)?),
-            TowerOp::EmbeddingBag { table, pooling, padding_id } => {
-                Op::Bag { rows: self.rows(table)?, pooling: *pooling, padding_id: *padding_id }
-            }
-            TowerOp::Network(network) => {
-                let known = self.networks.iter().find(|(known, _)| known == network);
-                let packed = match known {
-                    Some((_, packed)) => packed.clone(),
-                    None => Arc::new(PackedNetwork::new(network, self.checkpoint).map_err(|e| match e {
-                        PackError::Weights(error) => Error::from(error),
-                        PackError::Op(error) => EngineError::op(&plan.name)(error).into(),
-                    })?),
-                };
-                if known.is_none() {
-                    self.networks.push((network.clone(), packed.clone()));
-                }
-                Op::Network(packed)
-            }
-            TowerOp::Linear(linear) => Op::Linear(self.linear(linear)?),
-            TowerOp::LinearOver { tower, linear } => {
-                Op::LinearOver { tower: *tower, linear: self.linear(linear)? }
-            }
-        };
-        let (name, form) = (plan.name.clone(), Form::of(&plan.op));
-        Ok(Tower { name, input: plan.input, form, width: plan.width, op })
-    }
-
-    fn rows(&self, table: &Table) -> Result<Rows> {
-        let view = self.checkpoint.tensor(&table.weight)?;
-        let copied = match in_place(&view) {
-            Some(_) => None,
-            None => Some(view.to_f32()?.into_owned()),
-        };
-        Ok(Rows { table: table.clone(), copied })
-    }
-
-    fn head(&self, widths: &[usize], plans: &[LinearPlan]) -> Result<Head> {
-        let layers = plans.iter().map(|plan| self.linear(plan)).collect::<Result<_>>()?;
-        Ok(Head::new(widths, layers).map_err(EngineError::op("head"))?)
-    }
-
-    fn linear(&self, plan: &LinearPlan) -> Result<Linear> {
-        let weight = self.checkpoint.tensor(&plan.weight)?.to_f32()?;
-        let bias = match &plan.bias {
-            Some(bias) => Some(self.checkpoint.tensor(bias)?.to_f32()?),
-            None => None,
-        };
-        let linear = Linear::new(plan.outputs, plan.inputs, &weight, bias.as_deref(), plan.activation);
-        Ok(linear.map_err(EngineError::op(&plan.weight))?)
-    }
-}
-
-fn widths(towers: [&[TowerPlan]; 2]) -> Vec<usize> {
-    towers.into_iter().flatten().map(|tower| tower.width).collect()
 }
