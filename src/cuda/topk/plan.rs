@@ -1,0 +1,305 @@
+//! How a search is cut into launches: pure functions of the shapes and the card.
+
+use super::corpus::{Corpus, GROUP, Shape};
+use crate::catalogue::MAX_K;
+use crate::cuda::{CudaError, DeviceInfo, to_u32};
+
+/// Bytes of workspace that a plan asks for at most.
+pub const MOST_WORKSPACE: usize = 64 << 20;
+
+/// Rows that a block scores between two looks at its buffers; `STEP` of the kernel.
+pub(super) const STEP: usize = 128;
+
+/// Keys that a buffer holds at least beyond those that are kept, where a block has more rows.
+const SPARE: usize = 512;
+
+/// Shared memory of a scan beside the queries, with what the driver takes of a block's.
+const FIXED_SHARED: usize = 3 << 10;
+
+/// The most blocks of one launch along the axis of query tiles.
+const MOST_TILES: usize = 65_535;
+
+/// Keys that one block merges without the help of others: 16 for each of its threads.
+const MERGED_ALONE: usize = 16 << 10;
+
+/// How a number of queries search a corpus on a card: a pure function of the shapes and the card. The answer does not
+/// depend on it.
+///
+/// A plan answers every smaller `k` too: hits come best first, so the first `k` keys of an answer are the answer for `k`.
+/// Where launches are recorded, one plan for the next power of two serves all `k` up to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub(super) shape: Shape,
+    pub(super) k: usize,
+    /// The most queries.
+    pub(super) batch: usize,
+    pub(super) tile: Tile,
+    /// Blocks that share the rows.
+    pub(super) partitions: usize,
+    /// Queries of one set of launches.
+    pub(super) group: usize,
+    pub(super) buffer: Buffer,
+    pub(super) merge: Merge,
+}
+
+/// The queries of a block of the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Which of the kernels: 1, 4 or 8 queries per warp.
+    pub(super) kernel: usize,
+    /// Groups of warps with queries of their own.
+    pub(super) groups: usize,
+    /// Blocks that a multiprocessor runs at once, as far as registers allow.
+    resident: usize,
+}
+
+const QUERIES_PER_WARP: [usize; 3] = [1, 4, 8];
+
+/// In order of their queries. The first fits any card.
+const TILES: [Tile; 5] = [
+    Tile { kernel: 0, groups: 1, resident: 3 },
+    Tile { kernel: 1, groups: 1, resident: 2 },
+    Tile { kernel: 2, groups: 1, resident: 2 },
+    Tile { kernel: 2, groups: 2, resident: 2 },
+    Tile { kernel: 2, groups: 4, resident: 2 },
+];
+
+impl Tile {
+    pub(super) const fn queries(self) -> usize {
+        QUERIES_PER_WARP[self.kernel] * self.groups
+    }
+
+    /// Bytes of the queries in shared memory.
+    pub(super) const fn shared(self, dim: usize) -> usize {
+        self.queries() * dim.next_multiple_of(GROUP) * size_of::<f32>()
+    }
+}
+
+/// The best keys of one query in one block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Buffer {
+    /// Keys that the answer may need.
+    pub(super) kept: usize,
+    /// Keys that there is room for.
+    pub(super) capacity: usize,
+    /// Whether all rows of a block have room.
+    pub(super) holds_all: bool,
+}
+
+impl Buffer {
+    /// The buffer of a block that scores `rows` rows.
+    fn new(rows: usize, k: usize) -> Buffer {
+        let kept = k.min(rows).max(1);
+        let roomy = kept + (kept / 2).max(SPARE);
+        Buffer { kept, capacity: roomy.min(rows.max(1)), holds_all: roomy >= rows }
+    }
+}
+
+/// How one query's buffers become its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Merge {
+    /// Blocks that select from some of the buffers each, before one block selects from what they leave; 1 if it needs no help.
+    pub(super) parts: usize,
+    /// Buffers of a part, the last of which may have fewer.
+    pub(super) share: usize,
+    /// Keys that a part leaves.
+    pub(super) left: usize,
+    /// Keys that are sorted, a power of two.
+    pub(super) sorted: usize,
+}
+
+impl Merge {
+    /// One block reads `partitions * kept` keys a few times; with `parts` blocks before it each reads a part of these, and
+    /// it `parts * left`. The longer of the two is shortest when they are alike.
+    fn new(partitions: usize, kept: usize, k: usize, sorted: usize, blocks: usize) -> Merge {
+        let keys = partitions * kept;
+        let parts = if keys <= MERGED_ALONE { 1 } else { (keys / k).isqrt().min(blocks).max(1) };
+        let share = partitions.div_ceil(parts);
+        Merge { parts: partitions.div_ceil(share), share, left: k.min(share * kept), sorted }
+    }
+
+    /// Keys beside the buffers.
+    const fn keys(self) -> usize {
+        self.sorted + if self.parts > 1 { self.parts * self.left } else { 0 }
+    }
+}
+
+impl Plan {
+    /// The plan of up to `batch` queries for their best `k` rows of `corpus` on a card.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] for a `k` of 0 or beyond 65,536, or a `batch` beyond u32.
+    pub fn new(corpus: &Corpus, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
+        Plan::of(corpus.shape, k, batch, card)
+    }
+
+    /// Of all tiles, and numbers of partitions that halve, the pair whose blocks are done first.
+    fn of(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
+        if !(1..=MAX_K).contains(&k) {
+            return Err(CudaError::Limit { what: "k", value: k, limit: MAX_K });
+        }
+        to_u32("queries", batch)?;
+        let available = (card.shared_memory as usize).saturating_sub(FIXED_SHARED);
+        let fits = |tile: &&Tile| tile.shared(shape.dim) <= available;
+        // One tile that has room for all queries is enough.
+        let enough = TILES.iter().filter(|tile| tile.queries() < batch).count() + 1;
+        let mut best: Option<(f64, Plan)> = None;
+        for tile in TILES.iter().take(enough).filter(fits).chain(&TILES[..1]) {
+            let resident = (available / tile.shared(shape.dim)).clamp(1, tile.resident);
+            let slots = card.multiprocessors as usize * resident;
+            let mut partitions =
+                (slots / batch.div_ceil(tile.queries()).max(1)).clamp(1, shape.rows.div_ceil(STEP).max(1));
+            loop {
+                if let Some(plan) = Plan::with(shape, k, batch, *tile, partitions, card) {
+                    let time = plan.time(slots, resident);
+                    if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                        best = Some((time, plan));
+                    }
+                }
+                if partitions == 1 {
+                    break;
+                }
+                partitions /= 2;
+            }
+        }
+        let limit = MOST_WORKSPACE;
+        best.map(|(_, plan)| plan).ok_or(CudaError::Limit { what: "workspace", value: usize::MAX, limit })
+    }
+
+    /// With `partitions` blocks per tile, if the workspace has room for a query.
+    fn with(
+        shape: Shape,
+        k: usize,
+        batch: usize,
+        tile: Tile,
+        partitions: usize,
+        card: &DeviceInfo,
+    ) -> Option<Plan> {
+        let steps = shape.rows.div_ceil(STEP).div_ceil(partitions);
+        let buffer = Buffer::new((steps * STEP).min(shape.rows), k);
+        let sorted = k.min(shape.rows).max(1).next_power_of_two();
+        let room = (MOST_WORKSPACE / size_of::<u64>()).saturating_sub(batch);
+        let at_once = (room / (partitions * buffer.capacity + sorted)).clamp(1, batch.max(1));
+        let blocks = card.multiprocessors as usize / at_once; // for each query
+        let merge = Merge::new(partitions, buffer.kept, k, sorted, blocks);
+        let mut plan = Plan { shape, k, batch, tile, partitions, group: 1, buffer, merge };
+        let most = (room / plan.words_per_query()).min(MOST_TILES * tile.queries());
+        plan.group = match most {
+            0 => return None,
+            most if most >= batch => batch.max(1),
+            most if most >= tile.queries() => most - most % tile.queries(),
+            most => most,
+        };
+        Some(plan)
+    }
+
+    /// An estimate to compare plans by: the time to read a row is the unit, and as long as arithmetic hides behind
+    /// memory, a row costs little more with more queries.
+    fn time(&self, slots: usize, resident: usize) -> f64 {
+        let launches = self.batch.div_ceil(self.group);
+        let blocks = self.partitions * self.group.div_ceil(self.tile.queries());
+        let steps = self.shape.rows.div_ceil(STEP).div_ceil(self.partitions);
+        let rounds = (blocks as f64 / slots as f64).max(1.0);
+        let per_row = 1.0 + self.tile.queries() as f64 / 16.0;
+        launches as f64 * rounds * (steps * resident) as f64 * per_row
+    }
+
+    /// Bytes of device memory that [`enqueue`] works in, at most [`MOST_WORKSPACE`].
+    pub fn workspace(&self) -> usize {
+        (self.batch + self.group * self.words_per_query()) * size_of::<u64>()
+    }
+
+    /// Keys that a query of a group has room for.
+    fn words_per_query(&self) -> usize {
+        self.partitions * self.buffer.capacity + self.merge.keys()
+    }
+
+    /// The most queries.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Hits of an answer at most.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a failed check ends the test
+mod tests {
+    use super::super::corpus::Shape;
+    use super::*;
+    use crate::cuda::Precision;
+
+    fn card(multiprocessors: u32, shared_memory: u32) -> DeviceInfo {
+        let (name, capability, memory) = (String::new(), (8, 0), 80 << 30);
+        DeviceInfo { ordinal: 0, name, capability, memory, multiprocessors, shared_memory }
+    }
+
+    /// What every plan keeps: the workspace and the launch limits, room for a step in every buffer that is cut, an answer
+    /// in the buffers together.
+    fn check(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) {
+        let what = format!("{shape:?}, k {k}, batch {batch}, {} multiprocessors", card.multiprocessors);
+        let plan = Plan::of(shape, k, batch, card).unwrap();
+        let Buffer { kept, capacity, holds_all } = plan.buffer;
+        let rows = shape.rows.div_ceil(STEP).div_ceil(plan.partitions) * STEP; // of a block
+        assert!(plan.workspace() <= MOST_WORKSPACE, "{what}: {} bytes", plan.workspace());
+        assert!(plan.tile.shared(shape.dim) + FIXED_SHARED <= card.shared_memory as usize, "{what}");
+        assert!(plan.group >= 1 && plan.group.div_ceil(plan.tile.queries()) <= MOST_TILES, "{what}");
+        assert!(
+            i32::try_from(plan.partitions).is_ok() && u32::try_from(plan.partitions * kept).is_ok(),
+            "{what}"
+        );
+        assert!(
+            capacity >= kept
+                && if holds_all { capacity >= rows.min(shape.rows) } else { capacity >= kept + STEP }
+        );
+        assert!(kept >= k.min(rows).min(shape.rows), "{what}");
+        assert!(plan.merge.sorted >= k.min(shape.rows) && plan.merge.sorted.is_power_of_two(), "{what}");
+    }
+
+    #[test]
+    fn plans_keep_their_limits() {
+        let ks = [1, 10, 100, 1000, 4096, 5000, 65_535, 65_536];
+        for (multiprocessors, shared) in [(1, 99 << 10), (16, 48 << 10), (108, 163 << 10), (132, 227 << 10)] {
+            let card = card(multiprocessors, shared);
+            for rows in [0, 1, 127, 128, 129, 70_000, 1 << 24, u32::MAX as usize - 1] {
+                for dim in [1, 128, 768, 4096] {
+                    for k in ks {
+                        for batch in [0, 1, 2, 4, 5, 8, 9, 33, 64, 4096, 65_536] {
+                            check(Shape::new(rows, dim, Precision::F32).unwrap(), k, batch, &card);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One query streams the rows through every multiprocessor; a batch that fits a tile reads them once.
+    #[test]
+    fn plans_fill_the_card() {
+        let card = card(132, 227 << 10);
+        let shape = Shape::new(10_000_000, 128, Precision::F16).unwrap();
+        for k in [1, 100, 1000] {
+            let one = Plan::of(shape, k, 1, &card).unwrap();
+            assert_eq!((one.tile, one.partitions), (TILES[0], 396), "k {k}");
+        }
+        let many = Plan::of(shape, 100, 32, &card).unwrap();
+        assert_eq!((many.tile, many.group, many.partitions), (TILES[4], 32, 264));
+    }
+
+    #[test]
+    fn limits_are_refused() {
+        let refused = |rows, dim| Shape::new(rows, dim, Precision::F32).unwrap_err();
+        let (most, limit) = (u32::MAX as usize, u32::MAX as usize - 1);
+        assert_eq!(refused(most, 1), CudaError::Limit { what: "rows", value: most, limit });
+        assert_eq!(refused(1, 0), CudaError::Limit { what: "vector length", value: 0, limit: 4096 });
+        assert_eq!(refused(1, 4097), CudaError::Limit { what: "vector length", value: 4097, limit: 4096 });
+        let shape = Shape::new(5, 5, Precision::F32).unwrap();
+        for k in [0, 65_537] {
+            let refused = Plan::of(shape, k, 1, &card(4, 48 << 10)).unwrap_err();
+            assert_eq!(refused, CudaError::Limit { what: "k", value: k, limit: 65_536 });
+        }
+    }
+}
