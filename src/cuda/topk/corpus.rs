@@ -210,6 +210,42 @@ fn decode(key: u64) -> (f32, u32) {
 mod tests {
     use super::*;
 
+    /// As `lane_sums` of the kernel reads it: every element once, in its own lane, terms in order; the rest as it is.
+    #[test]
+    fn rows_are_arranged_by_lanes() {
+        for dim in [1, 31, 127, 128, 129, 255, 256, 300, 4096] {
+            let row: Vec<f32> = (0..dim).map(|i| i as f32).collect();
+            let mut stored = vec![f32::NAN; dim + 3];
+            arrange(&row, |x| x, &mut stored);
+            let whole = dim / GROUP * GROUP;
+            let groups = stored[..whole].chunks(4).enumerate();
+            let lanes = groups.flat_map(|(at, terms)| {
+                let first = at / 32 * GROUP + at % 32;
+                terms.iter().enumerate().map(move |(term, &x)| (x, first + 32 * term))
+            });
+            let rest = (whole..dim).map(|i| (stored[i], i));
+            for (x, i) in lanes.chain(rest) {
+                assert_eq!(x, i as f32, "element {i} of {dim}");
+            }
+            assert!(stored[dim..].iter().all(|x| x.is_nan()), "{dim}");
+        }
+    }
+
+    /// Rows and elements around 2^31 and 2^32, to the most that there can be.
+    #[test]
+    fn elements_are_counted_in_64_bits() {
+        for (rows, dim, precision, stored) in [
+            (1, 1, Precision::F32, 8 * 4),
+            (9, 9, Precision::F16, 16 * 16),
+            ((1 << 31) / 256 + 1, 256, Precision::F32, (1 << 31) + 8 * 256),
+            ((1 << 32) / 100, 100, Precision::F16, 42_949_672 * 104),
+            ((1 << 32) - 2, 4096, Precision::Bf16, 1u64 << 44),
+        ] {
+            let shape = Shape::new(rows, dim, precision).unwrap();
+            assert_eq!(shape.stored(), usize::try_from(stored).ok(), "{shape:?}");
+        }
+    }
+
     /// The kernel's key, in the same words.
     fn encode(score: f32, rank: u32) -> u64 {
         let late = u64::from(!rank);

@@ -124,17 +124,28 @@ impl Merge {
     }
 }
 
-impl Plan {
-    /// The plan of up to `batch` queries for their best `k` rows of `corpus` on a card.
-    ///
-    /// # Errors
-    /// [`CudaError::Limit`] for a `k` of 0 or beyond 65,536, or a `batch` beyond u32.
-    pub fn new(corpus: &Corpus, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
-        Plan::of(corpus.shape, k, batch, card)
+/// What a plan is made for.
+#[derive(Debug, Clone, Copy)]
+struct Task<'a> {
+    shape: Shape,
+    k: usize,
+    batch: usize,
+    card: &'a DeviceInfo,
+    /// Bytes of workspace at most.
+    workspace: usize,
+}
+
+impl Task<'_> {
+    /// Bytes of workspace at least: those of one block that answers one query after the other.
+    fn least(&self) -> usize {
+        let (k, rows) = (self.k, self.shape.rows);
+        let words = Buffer::new(rows, k).capacity + k.min(rows).max(1).next_power_of_two();
+        self.batch.saturating_add(words).saturating_mul(size_of::<u64>())
     }
 
     /// Of all tiles, and numbers of partitions that halve, the pair whose blocks are done first.
-    fn of(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
+    fn plan(&self) -> Result<Plan, CudaError> {
+        let Task { shape, k, batch, card, workspace } = *self;
         if !(1..=MAX_K).contains(&k) {
             return Err(CudaError::Limit { what: "k", value: k, limit: MAX_K });
         }
@@ -150,7 +161,7 @@ impl Plan {
             let mut partitions =
                 (slots / batch.div_ceil(tile.queries()).max(1)).clamp(1, shape.rows.div_ceil(STEP).max(1));
             loop {
-                if let Some(plan) = Plan::with(shape, k, batch, *tile, partitions, card) {
+                if let Some(plan) = self.plan_with(*tile, partitions) {
                     let time = plan.time(slots, resident);
                     if best.as_ref().is_none_or(|(least, _)| time < *least) {
                         best = Some((time, plan));
@@ -162,23 +173,17 @@ impl Plan {
                 partitions /= 2;
             }
         }
-        let limit = MOST_WORKSPACE;
-        best.map(|(_, plan)| plan).ok_or(CudaError::Limit { what: "workspace", value: usize::MAX, limit })
+        let none = CudaError::Limit { what: "bytes for one query", value: self.least(), limit: workspace };
+        best.map(|(_, plan)| plan).ok_or(none)
     }
 
     /// With `partitions` blocks per tile, if the workspace has room for a query.
-    fn with(
-        shape: Shape,
-        k: usize,
-        batch: usize,
-        tile: Tile,
-        partitions: usize,
-        card: &DeviceInfo,
-    ) -> Option<Plan> {
+    fn plan_with(&self, tile: Tile, partitions: usize) -> Option<Plan> {
+        let Task { shape, k, batch, card, workspace } = *self;
         let steps = shape.rows.div_ceil(STEP).div_ceil(partitions);
         let buffer = Buffer::new((steps * STEP).min(shape.rows), k);
         let sorted = k.min(shape.rows).max(1).next_power_of_two();
-        let room = (MOST_WORKSPACE / size_of::<u64>()).saturating_sub(batch);
+        let room = (workspace / size_of::<u64>()).saturating_sub(batch);
         let at_once = (room / (partitions * buffer.capacity + sorted)).clamp(1, batch.max(1));
         let blocks = card.multiprocessors as usize / at_once; // for each query
         let merge = Merge::new(partitions, buffer.kept, k, sorted, blocks);
@@ -192,6 +197,32 @@ impl Plan {
         };
         Some(plan)
     }
+}
+
+impl Plan {
+    /// The plan of up to `batch` queries for their best `k` rows of `corpus` on a card, with [`MOST_WORKSPACE`].
+    ///
+    /// # Errors
+    /// As [`Plan::within`].
+    pub fn new(corpus: &Corpus, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
+        Plan::within(MOST_WORKSPACE, corpus, k, batch, card)
+    }
+
+    /// The plan of up to `batch` queries for their best `k` rows of `corpus` on a card, with so many bytes of workspace at
+    /// most: with less of it, fewer blocks share the rows, and fewer queries are answered at once.
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] for a `k` of 0 or beyond 65,536, or a `workspace` that has no room for one query and 8 bytes
+    /// of each.
+    pub fn within(
+        workspace: usize,
+        corpus: &Corpus,
+        k: usize,
+        batch: usize,
+        card: &DeviceInfo,
+    ) -> Result<Plan, CudaError> {
+        Task { shape: corpus.shape, k, batch, card, workspace }.plan()
+    }
 
     /// An estimate to compare plans by: the time to read a row is the unit, and as long as arithmetic hides behind
     /// memory, a row costs little more with more queries.
@@ -204,7 +235,7 @@ impl Plan {
         launches as f64 * rounds * (steps * resident) as f64 * per_row
     }
 
-    /// Bytes of device memory that [`enqueue`] works in, at most [`MOST_WORKSPACE`].
+    /// Bytes of device memory that [`enqueue`](super::enqueue) works in.
     pub fn workspace(&self) -> usize {
         (self.batch + self.group * self.words_per_query()) * size_of::<u64>()
     }
@@ -237,11 +268,15 @@ mod tests {
         DeviceInfo { ordinal: 0, name, capability, memory, multiprocessors, shared_memory }
     }
 
+    fn of(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) -> Result<Plan, CudaError> {
+        Task { shape, k, batch, card, workspace: MOST_WORKSPACE }.plan()
+    }
+
     /// What every plan keeps: the workspace and the launch limits, room for a step in every buffer that is cut, an answer
     /// in the buffers together.
     fn check(shape: Shape, k: usize, batch: usize, card: &DeviceInfo) {
         let what = format!("{shape:?}, k {k}, batch {batch}, {} multiprocessors", card.multiprocessors);
-        let plan = Plan::of(shape, k, batch, card).unwrap();
+        let plan = of(shape, k, batch, card).unwrap();
         let Buffer { kept, capacity, holds_all } = plan.buffer;
         let rows = shape.rows.div_ceil(STEP).div_ceil(plan.partitions) * STEP; // of a block
         assert!(plan.workspace() <= MOST_WORKSPACE, "{what}: {} bytes", plan.workspace());
@@ -256,6 +291,9 @@ mod tests {
                 && if holds_all { capacity >= rows.min(shape.rows) } else { capacity >= kept + STEP }
         );
         assert!(kept >= k.min(rows).min(shape.rows), "{what}");
+        let Merge { parts, share, left, .. } = plan.merge;
+        assert!(parts * share >= plan.partitions && (parts - 1) * share < plan.partitions, "{what}");
+        assert!(left >= k.min(share * kept) && u32::try_from(parts * left).is_ok(), "{what}");
         assert!(plan.merge.sorted >= k.min(shape.rows) && plan.merge.sorted.is_power_of_two(), "{what}");
     }
 
@@ -282,11 +320,39 @@ mod tests {
         let card = card(132, 227 << 10);
         let shape = Shape::new(10_000_000, 128, Precision::F16).unwrap();
         for k in [1, 100, 1000] {
-            let one = Plan::of(shape, k, 1, &card).unwrap();
+            let one = of(shape, k, 1, &card).unwrap();
             assert_eq!((one.tile, one.partitions), (TILES[0], 396), "k {k}");
         }
-        let many = Plan::of(shape, 100, 32, &card).unwrap();
+        let many = of(shape, 100, 32, &card).unwrap();
         assert_eq!((many.tile, many.group, many.partitions), (TILES[4], 32, 264));
+    }
+
+    /// The keys that one block of a merge reads, where one query is merged: of `partitions * k` about the root's share.
+    #[test]
+    fn merges_share_the_work() {
+        let card = card(132, 227 << 10);
+        let shape = Shape::new(10_000_000, 128, Precision::F32).unwrap();
+        for (k, parts, share) in [(1, 1, 396), (10, 1, 396), (100, 19, 21), (1000, 19, 21), (65_536, 7, 7)] {
+            let plan = of(shape, k, 1, &card).unwrap();
+            assert_eq!((plan.merge.parts, plan.merge.share), (parts, share), "k {k}");
+            assert_eq!(plan.merge.left, if parts > 1 { k } else { plan.merge.left });
+        }
+        // As many queries as multiprocessors need no help.
+        assert_eq!(of(shape, 1000, 132, &card).unwrap().merge.parts, 1);
+    }
+
+    /// What the tests on the device rely on.
+    #[test]
+    fn plans_of_the_tests() {
+        let (shape, card) = (Shape::new(500, 1, Precision::F32).unwrap(), card(132, 48 << 10));
+        let plan = Task { shape, k: 10, batch: 40, card: &card, workspace: 80_000 }.plan().unwrap();
+        assert!(plan.group < 40 && !plan.group.is_multiple_of(7), "{plan:?}");
+        let shape = Shape::new(22_000, 1, Precision::F32).unwrap();
+        for k in [100, 300, 1000] {
+            let Plan { merge, partitions, .. } = of(shape, k, 2, &card).unwrap();
+            assert!(merge.parts > 1, "k {k}: {merge:?}");
+            assert!(k == 1000 || !partitions.is_multiple_of(merge.share), "k {k}: {merge:?}");
+        }
     }
 
     #[test]
@@ -298,7 +364,7 @@ mod tests {
         assert_eq!(refused(1, 4097), CudaError::Limit { what: "vector length", value: 4097, limit: 4096 });
         let shape = Shape::new(5, 5, Precision::F32).unwrap();
         for k in [0, 65_537] {
-            let refused = Plan::of(shape, k, 1, &card(4, 48 << 10)).unwrap_err();
+            let refused = of(shape, k, 1, &card(4, 48 << 10)).unwrap_err();
             assert_eq!(refused, CudaError::Limit { what: "k", value: k, limit: 65_536 });
         }
     }
