@@ -14,7 +14,7 @@ DEV Key key_at(const Places& places, uint32_t i) {
   return places.keys[static_cast<size_t>(run) * places.stride + (i - run * places.kept)];
 }
 
-// Shared memory of a selection.
+// Shared memory of a selection. A barrier lies between two uses.
 struct Selection {
   Key least, greatest;
   uint32_t bins[256];
@@ -63,7 +63,6 @@ DEV void find_range(const Places& places, Selection& shared) {
     least = low < least ? low : least;
     greatest = high > greatest ? high : greatest;
   }
-  __syncthreads();  // what was in `shared` is read
   if (threadIdx.x == 0) {
     shared.least = ~0ull;
     shared.greatest = 0;

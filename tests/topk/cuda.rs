@@ -118,6 +118,20 @@ fn k_at_every_edge() {
     }
 }
 
+/// Few rows, and still more than the buffers hold: small enough for the race detector.
+#[test]
+fn buffers_are_cut() {
+    if open().is_none() {
+        return;
+    }
+    let n = 3000u16;
+    let rising: Vec<f32> = (1..=n).map(f32::from).collect();
+    let ids = shuffled_ids(usize::from(n));
+    let search = Search::new(1, &rising, &ids, Precision::F32).unwrap().on(1);
+    let expected = oracle_scan(1, &[1.0, -1.0], &rising, &ids, 20);
+    assert_same_hits("cut", &search.run(&[1.0, -1.0], 20), &expected);
+}
+
 /// Scores are of the rows as they are stored.
 #[test]
 fn stored_precisions() {
@@ -175,22 +189,23 @@ fn the_card_and_the_batch_do_not_matter() {
     }
 }
 
-/// More queries than the workspace has room for at once. (The unit tests of the plan know that these are.)
+/// More queries than the workspace has room for at once, and bounds that are no other query's. (The unit tests of the plan
+/// know that so it is.)
 #[test]
 fn several_groups_of_launches() {
     if open().is_none() {
         return;
     }
-    let (n, k, batch) = (500, 10, 40);
+    let (n, k, batch) = (3000, 20, 40);
     let (rows, ids) = (uniform(1, n), shuffled_ids(n));
-    let mut search = Search::new(1, &rows, &ids, Precision::F32).unwrap().on(132);
+    let mut search = Search::new(1, &rows, &ids, Precision::F32).unwrap().on(1);
     search.workspace = 80_000;
     let some = [1.0, -1.0, 0.5, -0.25, 2.0, -3.0, 0.75];
     let queries: Vec<f32> = some.iter().cycle().take(batch).copied().collect();
     let expected = oracle_scan(1, &queries, &rows, &ids, k);
     assert_same_hits("many queries", &search.run(&queries, k), &expected);
     // Too little for one query.
-    let error = Plan::within(400, &search.corpus, k, batch, &search.card).unwrap_err();
+    let error = Plan::within(4000, &search.corpus, k, batch, &search.card).unwrap_err();
     assert!(matches!(error, CudaError::Limit { what: "bytes for one query", .. }), "{error}");
 }
 
