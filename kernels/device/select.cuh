@@ -14,7 +14,7 @@ DEV Key key_at(const Places& places, uint32_t i) {
   return places.keys[static_cast<size_t>(run) * places.stride + (i - run * places.kept)];
 }
 
-// Shared memory of a selection.
+// Shared memory of a selection. A barrier lies between two uses.
 struct Selection {
   Key least, greatest;
   uint32_t bins[256];
@@ -63,7 +63,6 @@ DEV void find_range(const Places& places, Selection& shared) {
     least = low < least ? low : least;
     greatest = high > greatest ? high : greatest;
   }
-  __syncthreads();  // what was in `shared` is read
   if (threadIdx.x == 0) {
     shared.least = ~0ull;
     shared.greatest = 0;
@@ -107,13 +106,21 @@ DEV Key bound_of_best(const Places& places, uint32_t k, Selection& shared) {
 // Moves the keys of `places` that reach `bound` to the front of `to`, in any order. `to` may begin where `places` does if
 // those are one run.
 DEV void move_best(const Places& places, Key bound, Key* to, Selection& shared) {
+  constexpr uint32_t AT_ONCE = 4;
   __syncthreads();
   if (threadIdx.x == 0) shared.found = 0;
-  for (uint32_t first = 0; first < places.count; first += blockDim.x) {
-    const uint32_t i = first + threadIdx.x;
-    const Key key = i < places.count ? key_at(places, i) : 0;
+  for (uint32_t first = 0; first < places.count; first += AT_ONCE * blockDim.x) {
+    Key own[AT_ONCE];
+#pragma unroll
+    for (uint32_t each = 0; each < AT_ONCE; ++each) {
+      const uint32_t i = first + each * blockDim.x + threadIdx.x;
+      own[each] = i < places.count ? key_at(places, i) : 0;
+    }
     __syncthreads();  // no place is written before it is read: no more keys are moved than were read
-    if (key >= bound) to[atomicAdd(&shared.found, 1u)] = key;
+#pragma unroll
+    for (uint32_t each = 0; each < AT_ONCE; ++each) {
+      if (own[each] >= bound) to[atomicAdd(&shared.found, 1u)] = own[each];
+    }
   }
   __syncthreads();
 }
