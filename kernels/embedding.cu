@@ -22,7 +22,8 @@
 // way for about half of its time, since it reads their ids first; a thread of a bag has POOL_ROUNDS, and the ids of the
 // next rows with them. So threads of a multiprocessor * rounds * 16 bytes, halved for gathers, has to be well above
 // B * L / M: more rounds cost registers, and registers threads. The sums of a bag are one chain, however long it is: with
-// fewer vectors of bags than the card has threads, the launch takes the longest bag's rows, POOL_ROUNDS at a time, times L.
+// fewer vectors of bags than the card has threads, the launch takes the longest bag's rows, POOL_ROUNDS at a time, times L:
+// rows cannot be spread over threads without changing the sums.
 //
 // Sums are f32, in the order of the ids, from +0, with fused multiply-add (a weight of 1 makes it an addition); a mean is
 // divided by the number of its ids, rounded to f32 once. A maximum is NaN if a value is. A 16-bit output is the f32
@@ -217,9 +218,7 @@ DEV void gather(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsi
       const size_t at = first + i * threads;
       if (at >= total) break;
       put<V>(lookup, at, raw[i]);
-      if (from[i] != REFUSED) continue;
-      const Place refused(at, vectors);
-      if (refused.column == 0) report_fault(fault, lookup.stage, refused.row);
+      if (from[i] == REFUSED) report_fault(fault, lookup.stage, quotient(at, vectors));  // each vector of the row does
     }
   }
 }

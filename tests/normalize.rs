@@ -40,7 +40,7 @@ fn cases() -> Vec<Case> {
     // Every exponent of a row's largest element, and elements anywhere below it: each is scaled with one rounding.
     let mut rows = Vec::new();
     for exponent in -149..128 {
-        let largest = ((1.0 + f64::from(random.value().abs()) / 2.0) * f64::from(exponent).exp2()) as f32;
+        let largest = (1.0 + random.value().abs() / 2.0) * (exponent as f32).exp2();
         let place = random.below(44);
         rows.extend((0..44).map(|i| match i {
             i if i == place => largest,

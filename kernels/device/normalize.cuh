@@ -7,9 +7,9 @@
 #pragma once
 #include "device.cuh"
 
-// Multiplies by 2^-e for the e with 2^e <= largest < 2^(e+1), rounding once; largest is positive and finite, nothing that
-// is multiplied larger. 2^-e may be beyond f32: it is the product of two factors, and of one, which is where a small
-// element may be rounded, unless the row is so small that both only make it larger.
+// Multiplies by 2^-e for the e with 2^e <= largest < 2^(e+1), rounding once; largest is positive and finite, and nothing
+// larger is multiplied. 2^-e may be beyond f32: a row of small values takes it in two factors, which only enlarge and are
+// therefore exact; other rows take it in one.
 struct Scale {
   float first, second;
   explicit DEV Scale(float largest) {

@@ -402,7 +402,10 @@ fn long_bags() {
                 let mut ids = case.ids.clone();
                 ids[at] = 50;
                 stream.upload_to(&ids, &job.lookup.ids).unwrap();
-                assert_eq!(run(&stream, std::slice::from_ref(&job)), fault_of(6, bag), "id {at}");
+                assert_eq!(run(&stream, std::slice::from_ref(&job)), fault_of(6, bag as u64), "id {at}");
+                let offsets = &case.bags.as_ref().unwrap().offsets;
+                let ids = &ids[offsets[bag]..offsets[bag + 1]];
+                assert_eq!(first_unknown(ids, 50, Some(2)), Some((at - offsets[bag], 50)));
             }
         }
     }
