@@ -3,21 +3,14 @@
 //   y[r, o] = activation(bias[o] + sum over the segments s that row r has: sum over k: weight[o, first_s + k] * x_s[r, k])
 //
 // The concatenation of the segments is never built, and a segment that a row lacks takes no part in its sum, whatever
-// its weights are. Without layers, head_concatenate gives the concatenation itself, with zeros for what a row lacks.
+// its weights are.
 //
 //   weight:   T [outputs, pitch], row-major, 16-byte aligned; each segment's columns begin at a multiple of 16 bytes,
 //             zeros up to the next one; T is f32, f16 or bf16, as the name of the kernel says
 //   bias:     f32 [outputs], or null
-//   segment:  data T [rows, width], row-major, aligned to T; index u32 [most], for each row of the batch its row in
-//             data, anything from `rows` on where it has none; null for row r at r, but not for head_concatenate
-//   output:   f32, f16 or bf16 as `precision` says: [most, outputs], aligned to its elements; y, with normalize
-//             y / |y| as device/normalize.cuh says, rounded to nearest even once more for f16 and bf16
-//   wide:     f32 [most, outputs], y for normalize; the output itself where that is f32
-//   rows:     u32 [1], how many rows the batch has; a number beyond `most` is taken as `most`; nothing behind them is
-//             read or written
+//   segment, rows, output, wide, fault: as in device/head.cuh
 //   partials: f32 [tiles, chunks, ROWS, OUTPUTS], used if slices > 1
 //   counters: u32 [tiles + row tiles], zeros, used if slices > 1 or normalize
-//   fault:    u64 [1]; (stage, row) of the least row that cannot be normalised; such a row is stored as it is
 //
 // Order of a sum, the same in all kernels of one T and for every grid: each segment is cut into chunks of 256 elements.
 // A chunk's sum is f32, from +0, ascending: f32 with fused multiply-add, one element at a time; f16 and bf16 on the
@@ -27,83 +20,15 @@
 // Grid: slices * column tiles * row tiles blocks in x, the slice running fastest, then the column; a tile is OUTPUTS x
 // ROWS of y. A block computes its slice of the tile's chunks. With more than one slice each chunk's sum goes to
 // partials, and the block that is last to finish a tile adds them; with normalize, the block that is last to finish a
-// tile of rows normalises them as device/normalize.cuh says. Block: THREADS. head_concatenate: any number of blocks in
-// x, 256 threads each; a warp takes rows warp, warp + warps, ..., and there is no shared memory.
+// tile of rows normalises them. Block: THREADS.
 // Shared memory: STAGES * (OUTPUTS + ROWS) * 128 + segments * (ROWS + 1) * 4 bytes, dynamic.
 // No segments, or none that a row has: activation(bias). The launch code checks every length but the entries of index.
-#include "fault.cuh"
+#include "head.cuh"
 #include "head_tile.cuh"
-#include "normalize.cuh"
-#include "rows.cuh"
-#include "values.cuh"
-
-constexpr uint32_t MOST_SEGMENTS = 32;
-
-struct HeadSegment {
-  const void* data;
-  const uint32_t* index;
-  uint32_t rows;
-  uint32_t width;
-  uint32_t first;  // column of weight; of the output for head_concatenate
-  uint32_t chunk;  // number of chunks of the segments before
-};
-
-struct HeadArgs {
-  const void* weight;
-  const float* bias;
-  void* output;
-  float* wide;
-  float* partials;
-  uint32_t* counters;
-  unsigned long long* fault;
-  const uint32_t* rows;
-  uint32_t outputs;
-  uint32_t pitch;
-  uint32_t segments;
-  uint32_t chunks;
-  uint32_t slices;
-  uint32_t activation;
-  uint32_t normalize;
-  uint32_t stage;
-  uint32_t precision;
-  uint32_t most;
-  HeadSegment segment[MOST_SEGMENTS];
-};
-static_assert(sizeof(HeadArgs) == 104 + 32 * MOST_SEGMENTS, "as in src/cuda/linear/kernels.rs");
 
 namespace {
 constexpr unsigned FULL = 0xffffffffu;
 constexpr uint32_t CHUNK = 256, ABSENT = 0xffffffffu;
-
-// Element `at` of the output.
-DEV void put(const HeadArgs& args, size_t at, float x) {
-  if (args.precision == 0) {
-    static_cast<float*>(args.output)[at] = x;
-  } else if (args.precision == 1) {
-    static_cast<__half*>(args.output)[at] = from_float<__half>(x);
-  } else {
-    static_cast<__nv_bfloat16*>(args.output)[at] = from_float<__nv_bfloat16>(x);
-  }
-}
-
-// Element `at` of y.
-DEV void put_y(const HeadArgs& args, size_t at, float y) {
-  if (args.normalize) {
-    args.wide[at] = y;
-  } else {
-    put(args, at, y);
-  }
-}
-
-// Row `row` of `wide`, normalised, to the output. All 32 lanes call it.
-DEV void put_normalized(const HeadArgs& args, size_t row) {
-  const uint32_t lane = threadIdx.x % 32;
-  const size_t first = row * args.outputs;
-  float* const wide = args.wide + first;
-  if (normalize_row(wide, args.outputs, [&](uint32_t i, float x) { put(args, first + i, x); })) return;
-  for (uint32_t i = lane; i < args.outputs; i += 32) put(args, first + i, wide[i]);
-  if (lane == 0) report_fault(args.fault, args.stage, row);
-}
 
 // As src/cpu/activation.rs: sigmoid and tanh in double, rounded once; relu keeps NaN.
 DEV float activate(uint32_t activation, float x) {
@@ -358,26 +283,6 @@ template <typename T, int STAGES> DEV void head(const HeadArgs& args) {
     block.run(first_chunk(slice));
   }
 }
-
-// A warp takes rows warp, warp + warps, ...
-template <typename Element> DEV void concatenate(const HeadArgs& args) {
-  const uint32_t lane = threadIdx.x % 32;
-  const size_t rows = rows_of(args.rows, args.most), warps = static_cast<size_t>(gridDim.x) * 8;
-  for (size_t row = static_cast<size_t>(blockIdx.x) * 8 + threadIdx.x / 32; row < rows; row += warps) {
-    const size_t first = row * args.outputs;
-    for (uint32_t i = lane; i < args.outputs; i += 32) put_y(args, first + i, 0.0f);
-    __syncwarp();
-    for (uint32_t s = 0; s < args.segments; ++s) {
-      const HeadSegment& segment = args.segment[s];
-      const uint32_t place = segment.index[row];
-      if (place >= segment.rows) continue;
-      const Element* const data = static_cast<const Element*>(segment.data) + static_cast<size_t>(place) * segment.width;
-      for (uint32_t i = lane; i < segment.width; i += 32) put_y(args, first + segment.first + i, to_float(data[i]));
-    }
-    __syncwarp();
-    if (args.normalize) put_normalized(args, row);
-  }
-}
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(128, 4) head_f32_64x16(const HeadArgs args) {
@@ -397,9 +302,4 @@ extern "C" __global__ void __launch_bounds__(128) head_bf16_64x16(const HeadArgs
 }
 extern "C" __global__ void __launch_bounds__(256) head_bf16_128x64(const HeadArgs args) {
   head<MmaTile<__nv_bfloat16, 128, 64, 4, 2>, 3>(args);
-}
-extern "C" __global__ void __launch_bounds__(256) head_concatenate_f32(const HeadArgs args) { concatenate<float>(args); }
-extern "C" __global__ void __launch_bounds__(256) head_concatenate_f16(const HeadArgs args) { concatenate<__half>(args); }
-extern "C" __global__ void __launch_bounds__(256) head_concatenate_bf16(const HeadArgs args) {
-  concatenate<__nv_bfloat16>(args);
 }

@@ -1,5 +1,5 @@
 //! The fused concat-linear head: linear layers over the concatenation of the towers' outputs, which is never built;
-//! `kernels/head.cu`.
+//! `kernels/head.cu`, `kernels/head_concatenate.cu`.
 
 use std::ops::Range;
 

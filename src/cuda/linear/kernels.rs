@@ -1,4 +1,4 @@
-//! The arguments of `kernels/head.cu` and its kernels.
+//! The kernels of `kernels/head.cu` and `kernels/head_concatenate.cu`, and their arguments.
 
 use crate::cuda::memory::Pointer;
 use crate::cuda::{Arguments, CudaError, Kernel, Precision, Rows, Slice, Stream, to_u32};
@@ -24,7 +24,7 @@ impl SegmentArgs {
         SegmentArgs { data: Pointer::NULL, index: Pointer::NULL, rows: 0, width: 0, first: 0, chunk: 0 };
 }
 
-/// The struct of every kernel in `kernels/head.cu`.
+/// The struct of every kernel of the head.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct HeadArgs {
@@ -50,7 +50,7 @@ pub(crate) struct HeadArgs {
 }
 const _: () = assert!(size_of::<HeadArgs>() == 104 + 32 * MOST_SEGMENTS);
 
-// SAFETY: `repr(C)`, with the fields of the struct in `kernels/head.cu`.
+// SAFETY: `repr(C)`, with the fields of the struct in `kernels/device/head.cuh`.
 unsafe impl Arguments for HeadArgs {}
 
 impl HeadArgs {
@@ -121,17 +121,17 @@ pub(crate) struct Kernels {
 pub(crate) const F32: Kernels = Kernels {
     narrow: Kernel::new("head", "head_f32_64x16", 128),
     wide: Kernel::new("head", "head_f32_128x64", 256),
-    concatenate: Kernel::new("head", "head_concatenate_f32", 256),
+    concatenate: Kernel::new("head_concatenate", "head_concatenate_f32", 256),
 };
 pub(crate) const F16: Kernels = Kernels {
     narrow: Kernel::new("head", "head_f16_64x16", 128),
     wide: Kernel::new("head", "head_f16_128x64", 256),
-    concatenate: Kernel::new("head", "head_concatenate_f16", 256),
+    concatenate: Kernel::new("head_concatenate", "head_concatenate_f16", 256),
 };
 pub(crate) const BF16: Kernels = Kernels {
     narrow: Kernel::new("head", "head_bf16_64x16", 128),
     wide: Kernel::new("head", "head_bf16_128x64", 256),
-    concatenate: Kernel::new("head", "head_concatenate_bf16", 256),
+    concatenate: Kernel::new("head_concatenate", "head_concatenate_bf16", 256),
 };
 
 impl Kernels {
