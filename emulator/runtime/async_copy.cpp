@@ -11,8 +11,8 @@ namespace {
 void perform(const PendingCopy& copy) {
   memcpy(copy.to, copy.from, copy.source_bytes);
   memset(static_cast<char*>(copy.to) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-  note_read(copy.from, copy.source_bytes);
-  note_write(copy.to, copy.bytes);
+  note_read(copy.from, copy.source_bytes, copy.code);
+  note_write(copy.to, copy.bytes, copy.code);
 }
 
 }  // namespace
@@ -23,8 +23,8 @@ void cp_async(void* to, const void* from, uint32_t bytes, uint32_t source_bytes,
   }
   if (is_shared(from)) fatal_at(site, "cp.async: the source is in shared memory");
   Thread* me = self;
-  PendingCopy copy{to, from, bytes, source_bytes, site, me->copy_group};
-  note_write(to, bytes);  // the copy may happen anywhere from here to the wait: both ends count
+  PendingCopy copy{to, from, bytes, source_bytes, site, __builtin_return_address(0), me->copy_group};
+  note_write(to, bytes, copy.code);  // the copy may happen anywhere from here to the wait: both ends count
   if (performs_early()) {
     perform(copy);
     return;

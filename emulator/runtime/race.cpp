@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,7 +27,7 @@ struct Record {
   uint16_t thread;
   uint8_t bytes;  // of the four
   uint8_t kind;
-  uint32_t place;  // in the code, from the start of the library
+  uint32_t place;  // in the code, from the start of the library; 0 if it is not known
 };
 
 // Reads: the last one, the last ones of another warp, of another lane of the warp, and of another block.
@@ -48,9 +49,12 @@ Cell* cell_of(uintptr_t address) {
 
 // The line of a kernel file that a place of the library is made from.
 void describe_code(uint32_t place, char* text, size_t size) {
-  snprintf(text, size, "+0x%x", place);
   Dl_info info;
-  if (!dladdr(&__ehdr_start, &info)) return;
+  if (!place || !dladdr(&__ehdr_start, &info)) {
+    snprintf(text, size, "a place unknown");
+    return;
+  }
+  snprintf(text, size, "+0x%x", place);
   char command[512], line[512];
   snprintf(command, sizeof command, "LD_PRELOAD= addr2line -i -s -e '%s' 0x%x 2>/dev/null", info.dli_fname, place - 1);
   FILE* lines = popen(command, "r");
@@ -117,7 +121,7 @@ bool is_private(uintptr_t address) {
 void access(const void* start, size_t size, uint8_t kind, const void* code) {
   auto address = reinterpret_cast<uintptr_t>(start);
   if (!self || !size || is_private(address) || !cell_of(address)) return;
-  const auto place = reinterpret_cast<uintptr_t>(code) - reinterpret_cast<uintptr_t>(&__ehdr_start);
+  const auto place = code ? reinterpret_cast<uintptr_t>(code) - reinterpret_cast<uintptr_t>(&__ehdr_start) : 0;
   const Moment moment = now();
   const uint32_t since = is_shared(start) ? moment.block : first_block();
   Record mine{moment.block, moment.time, moment.thread, 0, kind, static_cast<uint32_t>(place)};
@@ -163,8 +167,8 @@ void unwatch(const void* start, size_t bytes) {
   }
 }
 
-void note_read(const void* address, size_t bytes) { access(address, bytes, kRead, __builtin_return_address(0)); }
-void note_write(const void* address, size_t bytes) { access(address, bytes, kWrite, __builtin_return_address(0)); }
+void note_read(const void* address, size_t bytes, const void* code) { access(address, bytes, kRead, code); }
+void note_write(const void* address, size_t bytes, const void* code) { access(address, bytes, kWrite, code); }
 
 }  // namespace emu
 

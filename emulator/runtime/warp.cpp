@@ -134,6 +134,7 @@ unsigned join(Op op, uint32_t mask, uint32_t wanted, Warp& warp, Site site) {
              op_name(op), mask, other->lane, op_name(other->op), other->mask, other->site.line);
   }
   int order = static_cast<int>(warp.next_order++ % Warp::kOrders);
+  if (op == Op::syncwarp) hb_forget(&warp.orders[order]);
   warp.rendezvous[warp.rendezvous_count] = {op, mask, wanted, 0, order};
   return warp.rendezvous_count++;
 }

@@ -1,5 +1,5 @@
 //! Planted faults: emulator/tests/faults.cu has one kernel per fault, which stores its input in reverse if nobody looks
-//! closely. The table says who notices: the plain build in each order of threads, or only a sanitizer.
+//! closely. The tables say who notices: the plain build in each order of threads, a sanitizer or the race detector.
 
 use crate::Turn;
 use crate::driver::{Answer, Context, DEFAULT_STREAM, Shape, explain};
