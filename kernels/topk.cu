@@ -106,17 +106,17 @@ template <class T, int Q> DEV void scan(const TopkScanArgs& args, uint32_t first
   const T* const rows = static_cast<const T*>(args.rows);
   const uint32_t steps = args.n / STEP + (args.n % STEP != 0 ? 1 : 0);
   for (uint32_t step = blockIdx.x; step < steps; step += gridDim.x) {
-    const uint32_t first_row = step * STEP, end = min(args.n - first_row, STEP) + first_row;
+    const uint32_t begin = step * STEP, end = begin + min(args.n - begin, STEP);
     const Key seen = thread < count ? load_relaxed(published + thread) : 0;
     const float gate = gate_of(bounds[lane_query]);  // bounds change between steps only
-    for (uint32_t row = first_row + turn * R; row < end; row += turns * R) {  // the same in all lanes
+    for (uint32_t row = begin + turn * R; row < end; row += min(end - row, turns * R)) {  // the same in all lanes
       float sums[SUMS];
       const T* const from = rows + static_cast<size_t>(row) * row_pitch<T>(args.dim);
       lane_sums<Q, R>(sums, from, args.dim, queries + group * parts * Q * SCORE_GROUP);
       tree_sums<SUMS>(sums);
 #pragma unroll
       for (uint32_t i = 0; i < SCORES; ++i) {
-        const uint32_t own = row + lane_row + i;
+        const uint32_t own = row + lane_row + i;  // below 2^32 for every n: rows are taken in eights
         if (sums[i] >= gate && offers && own < end) {
           offer(survivors_of(lane_query), key_of(sums[i], args.rank != nullptr ? args.rank[own] : own));
         }

@@ -111,7 +111,8 @@ impl Corpus {
         self.shape.dim
     }
 
-    /// The hits of one query from the keys that [`enqueue`] wrote for it, best first; `ids` are those of the upload.
+    /// The hits of one query from the keys that [`enqueue`](super::enqueue) wrote for it, or the first of
+    /// them, best first; `ids` are those of the upload.
     pub fn hits(&self, ids: &[i64], keys: &[u64]) -> Vec<Hit> {
         let hits = keys.iter().take_while(|&&key| key != 0).filter_map(|&key| {
             let (score, rank) = decode(key);
