@@ -291,13 +291,13 @@ extern "C" __global__ void __launch_bounds__(128, 4) head_f32_64x16(const HeadAr
 extern "C" __global__ void __launch_bounds__(256, 2) head_f32_128x64(const HeadArgs args) {
   head<FmaTile<128, 64, 16, 16>, 3>(args);
 }
-extern "C" __global__ void __launch_bounds__(128) head_f16_64x16(const HeadArgs args) {
+extern "C" __global__ void __launch_bounds__(128, 4) head_f16_64x16(const HeadArgs args) {
   head<MmaTile<__half, 64, 16, 4, 1>, 4>(args);
 }
 extern "C" __global__ void __launch_bounds__(256) head_f16_128x64(const HeadArgs args) {
   head<MmaTile<__half, 128, 64, 4, 2>, 3>(args);
 }
-extern "C" __global__ void __launch_bounds__(128) head_bf16_64x16(const HeadArgs args) {
+extern "C" __global__ void __launch_bounds__(128, 4) head_bf16_64x16(const HeadArgs args) {
   head<MmaTile<__nv_bfloat16, 64, 16, 4, 1>, 4>(args);
 }
 extern "C" __global__ void __launch_bounds__(256) head_bf16_128x64(const HeadArgs args) {

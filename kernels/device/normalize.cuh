@@ -103,6 +103,7 @@ DEV bool normalize_row(float* row, uint32_t dim) {
 // As above, and put takes each element's number and value instead; it may write to row.
 template <class Put> DEV bool normalize_row(const float* row, uint32_t dim, Put put) {
   return with_norm(row, dim, [&](Norm norm, bool) {
+#pragma unroll 1
     for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) put(i, norm(row[i]));
   });
 }
