@@ -201,7 +201,8 @@ pub fn enqueue(stream: &Stream, lookups: &[Lookup], fault: &Slice<u64>) -> Resul
                 blocks = blocks.saturating_add(lookup.blocks);
             }
             let lookup_count = to_u32("lookups", group.len())?;
-            let arguments = EmbeddingArgs { lookups, fault: fault.pointer_on(stream)?, lookup_count, unused: 0 };
+            let arguments =
+                EmbeddingArgs { lookups, fault: fault.pointer_on(stream)?, lookup_count, unused: 0 };
             // SAFETY: the pointers are of this stream; the lookups were checked, each slice against its shape.
             unsafe { stream.launch(kernel, [blocks, 1, 1], 0, &arguments) }?;
         }

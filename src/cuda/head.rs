@@ -200,8 +200,8 @@ impl Head {
         let partials = workspace.part(places.partials)?.cast::<f32>()?;
         stream.fill(&counters, 0)?;
         let input = segments.iter().enumerate();
-        let input =
-            input.map(|(at, segment)| self.layers[0].segment(stream, at, &segment.data, Some(&segment.index)));
+        let input = input
+            .map(|(at, segment)| self.layers[0].segment(stream, at, &segment.data, Some(&segment.index)));
         let mut input = input.collect::<Result<Vec<_>, _>>()?;
         let mut first = 0;
         for (at, layer) in self.layers.iter().enumerate() {

@@ -65,7 +65,15 @@ impl PixelTable {
         output: &Tensor,
     ) -> Result<(), CudaError> {
         expect("pixels", pixels.len(), &[images.most(), stored.height, stored.width, 3])?;
-        launch(stream, &NORMALIZE, images, 3, stored, [pixels.pointer_on(stream)?, self.0.pointer_on(stream)?], output)
+        launch(
+            stream,
+            &NORMALIZE,
+            images,
+            3,
+            stored,
+            [pixels.pointer_on(stream)?, self.0.pointer_on(stream)?],
+            output,
+        )
     }
 }
 

@@ -4,6 +4,8 @@ use mercer::engine::{Side, Source};
 use mercer::input::{Bags, Column, Features, ImagePreprocessor, Modality, Values};
 use mercer::{Behaviour, Catalogue, Device, Engine, Image, Request};
 use proptest::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
 
 use super::common;
 use super::{catalogue, copy, open, options, some_requests};
@@ -14,6 +16,7 @@ on_each_device! {
     long_bags_give_the_same_vectors,
     bits_do_not_depend_on_batch_threads_or_how_the_weights_are_held,
     photos_give_the_vectors_of_their_pixels,
+    networks_over_the_same_photos_do_not_see_each_other,
     unaligned_tables_give_the_same_vectors,
     answers_in_the_callers_slices_are_the_same,
 }
@@ -196,6 +199,56 @@ fn photos_give_the_vectors_of_their_pixels(device: Device) {
     assert_eq!(encode(&features), encode(&scaled));
     let found = engine.encode_items(&requests).unwrap();
     assert_eq!(encode(&features), found.into_iter().map(f32::to_bits).collect::<Vec<u32>>());
+}
+
+/// A device may store the photos in another way for a network that begins with a convolution than for one that does not.
+fn networks_over_the_same_photos_do_not_see_each_other(device: Device) {
+    let folder = tempfile::tempdir().unwrap();
+    let weight: Vec<u8> =
+        common::values("weight", 5 * 3 * 9).into_iter().flat_map(f32::to_le_bytes).collect();
+    let conv = TensorView::new(Dtype::F32, vec![5, 3, 3, 3], &weight).unwrap();
+    let weights = safetensors::serialize([("first.conv.weight", &conv), ("last.conv.weight", &conv)], None);
+    std::fs::write(folder.path().join("model.safetensors"), weights.unwrap()).unwrap();
+    let convolution = json!([{"op": "conv", "name": "conv", "out_channels": 5, "kernel": 3, "stride": 2},
+        {"op": "relu"}, {"op": "global_avg_pool"}]);
+    let pool = json!([{"op": "max_pool", "kernel": 2}, {"op": "global_avg_pool"}]);
+    let tower = |name: &str, layers: &Value| json!({"name": name, "input": "image", "kind": "conv_stack", "prefix": format!("{name}."), "layers": layers});
+    let towers = [tower("first", &convolution), tower("pool", &pool), tower("last", &convolution)];
+    let open = |towers: &[Value]| {
+        let unread: Vec<String> = ["first", "last"]
+            .into_iter()
+            .filter(|&name| towers.iter().all(|tower| tower["name"] != name))
+            .map(|name| format!("{name}."))
+            .collect();
+        let encoder = json!({"towers": towers, "head": [], "normalize": "none"});
+        let image = json!({"height": 9, "width": 10, "resize": "exact", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]});
+        let config = json!({"format_version": 1, "inputs": {"image": image}, "ignore": unread,
+            "encoders": {"query": encoder, "item": encoder}});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        Engine::open(folder.path(), options(device)).unwrap()
+    };
+    let photos: Vec<Request> = (0..3u8)
+        .map(|n| Image::Rgb {
+            width: 10,
+            height: 9,
+            data: (n * 40..=u8::MAX).cycle().take(9 * 10 * 3).collect(),
+        })
+        .map(|image| Request::default().with_image(image))
+        .collect();
+    let alone: Vec<(Vec<f32>, usize)> = towers
+        .iter()
+        .map(|tower| {
+            let engine = open(std::slice::from_ref(tower));
+            (engine.encode_items(&photos).unwrap(), engine.dim())
+        })
+        .collect();
+    let together = open(&towers).encode_items(&photos).unwrap();
+    for (row, found) in together.chunks(13).enumerate() {
+        let expected: Vec<f32> =
+            alone.iter().flat_map(|(vectors, dim)| &vectors[row * dim..(row + 1) * dim]).copied().collect();
+        assert_eq!(bits(found), bits(&expected), "photo {row}");
+        assert_eq!(bits(&found[..5]), bits(&found[8..]), "equal networks, photo {row}");
+    }
 }
 
 fn unaligned_tables_give_the_same_vectors(device: Device) {

@@ -325,7 +325,9 @@ fn recorded_head_serves_any_count() {
             let all = Tensor::over(bytes.clone(), stored).unwrap();
             let (workspace, output) = (on.workspace(most), all.part(0..most * width).unwrap());
             let graph = stream
-                .record(|stream| on.head.enqueue_tensor(stream, &rows, &segments, &workspace, &output, 5, &fault))
+                .record(|stream| {
+                    on.head.enqueue_tensor(stream, &rows, &segments, &workspace, &output, 5, &fault)
+                })
                 .unwrap();
             let mut random = Random::new(11);
             for count_of in [3, 0, most, 1, most + 1, most + 80, u32::MAX as usize] {
