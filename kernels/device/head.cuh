@@ -74,6 +74,7 @@ DEV void put_normalized(const HeadArgs& args, size_t row) {
   const size_t first = row * args.outputs;
   float* const wide = args.wide + first;
   if (normalize_row(wide, args.outputs, [&](uint32_t i, float x) { put(args, first + i, x); })) return;
+  __syncwarp();  // wide may be the output: lanes now write what others have read
   for (uint32_t i = lane; i < args.outputs; i += 32) put(args, first + i, wide[i]);
   if (lane == 0) report_fault(args.fault, args.stage, row);
 }
