@@ -2,7 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)] // a failed check ends the test
 
 use mercer::catalogue::CatalogueError;
-use mercer::engine::{Searcher, SearcherOptions};
+use mercer::engine::{EngineError, Searcher, SearcherOptions};
 use mercer::{Catalogue, Device, Error, ErrorKind, Metric};
 use oracle::Random;
 
@@ -100,8 +100,10 @@ fn what_cannot_be_is_refused() {
         let options = |rows, contexts| {
             SearcherOptions::default().device(Device::Cuda(0)).queries_at_once(rows).contexts(contexts)
         };
-        for options in [options(0, 1), options(1, 0)] {
-            assert_eq!(Searcher::new(&catalogue, &options).unwrap_err().kind(), ErrorKind::Caller);
-        }
+        let none = Searcher::new(&catalogue, &options(0, 1)).unwrap_err();
+        assert!(matches!(none, Error::Engine(EngineError::QueriesAtOnce { queries: 0, .. })), "{none}");
+        let none = Searcher::new(&catalogue, &options(1, 0)).unwrap_err();
+        assert!(matches!(none, Error::Engine(EngineError::NoContexts)), "{none}");
+        assert!(Searcher::new(&catalogue, &options(0, 0).device(Device::Cpu)).is_ok(), "they are of a card");
     }
 }

@@ -43,6 +43,11 @@ impl Staging {
         })
     }
 
+    /// The stream that everything runs on.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// What the next run uploads.
     pub fn to_upload(&mut self) -> &mut [u8] {
         &mut self.upload

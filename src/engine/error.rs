@@ -144,6 +144,14 @@ pub enum EngineError {
         /// The most.
         limit: usize,
     },
+    /// [`SearcherOptions::queries_at_once`](super::SearcherOptions::queries_at_once) is out of range.
+    #[error("a device cannot search for {queries} queries at once: 1 to {limit} are supported")]
+    QueriesAtOnce {
+        /// The number asked for.
+        queries: usize,
+        /// The most.
+        limit: usize,
+    },
     /// No execution contexts were asked for.
     #[error("a device needs at least one execution context")]
     NoContexts,
@@ -262,6 +270,7 @@ impl EngineError {
             | EngineError::DefaultRow { .. }
             | EngineError::Op { .. }
             | EngineError::RowsAtOnce { .. }
+            | EngineError::QueriesAtOnce { .. }
             | EngineError::NoContexts
             | EngineError::NoThreads => ErrorKind::Caller,
             EngineError::RankNotFinite { .. } | EngineError::Vocabulary { .. } => ErrorKind::CorruptData,

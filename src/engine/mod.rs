@@ -192,7 +192,8 @@ impl Engine {
     }
 
     /// Brings a catalogue to the device, where it is searched. The first search does so too; until the last handle of
-    /// the catalogue is gone, searches find it there. On the CPU there is nothing to do.
+    /// the catalogue is gone, searches find it there. The device's memory is free again when this engine next prepares or
+    /// searches any catalogue. On the CPU there is nothing to do.
     ///
     /// # Errors
     /// [`EngineError::CatalogueWidth`]; of a device, that it has no room or is lost.

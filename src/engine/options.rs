@@ -60,14 +60,15 @@ pub struct Options {
     /// How a device stores weights and activations; the CPU computes in f32 whatever it says.
     pub precision: Precision,
     /// Rows that a device encodes at once, at most: 1 to [`MAX_ROWS_AT_ONCE`]. Bounds its memory; the answer does not
-    /// depend on it.
+    /// depend on it. A search of a card takes as many requests at once as have 65,536 hits together, `k` rounded up to a
+    /// power of two: with 64 rows, all of them up to a `k` of 1,024.
     pub rows_at_once: usize,
     /// Calls that a device runs at once, each in an execution context of its own: at least 1. A context has memory for
-    /// any call, and keeps what it recorded for up to 64 sizes of calls that encode or search, and as many that rank: the
+    /// any call, and keeps what it recorded for up to 128 sizes of calls that encode or search, and as many that rank: the
     /// driver takes some memory of the device for each.
     pub contexts: usize,
-    /// What a further call does. One of more requests than are encoded at once takes several turns, and each may have
-    /// to wait or be refused.
+    /// What a further call does. One of more requests than are encoded at once takes several turns, and so does a ranking;
+    /// each turn may have to wait or be refused.
     pub when_busy: WhenBusy,
 }
 
@@ -90,7 +91,11 @@ impl Default for Options {
 impl Options {
     /// Refuses numbers that no engine can work with.
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        check(self.rows_at_once, self.contexts)
+        let (rows, limit) = (self.rows_at_once, MAX_ROWS_AT_ONCE);
+        if !(1..=limit).contains(&rows) {
+            return Err(EngineError::RowsAtOnce { rows, limit });
+        }
+        check_contexts(self.contexts)
     }
 
     /// Sets where to run.
@@ -148,13 +153,7 @@ impl Options {
     }
 }
 
-/// Refuses numbers that no device can work with.
-pub(super) fn check(rows_at_once: usize, contexts: usize) -> Result<(), EngineError> {
-    if !(1..=MAX_ROWS_AT_ONCE).contains(&rows_at_once) {
-        return Err(EngineError::RowsAtOnce { rows: rows_at_once, limit: MAX_ROWS_AT_ONCE });
-    }
-    if contexts == 0 {
-        return Err(EngineError::NoContexts);
-    }
-    Ok(())
+/// Refuses to run no calls at all.
+pub(super) fn check_contexts(contexts: usize) -> Result<(), EngineError> {
+    if contexts == 0 { Err(EngineError::NoContexts) } else { Ok(()) }
 }

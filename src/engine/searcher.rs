@@ -1,8 +1,7 @@
 //! A catalogue brought to a device and searched by vectors, without a model.
 
-#[cfg(doc)]
-use super::EngineError;
-use super::{Device, WhenBusy, options};
+use super::options::check_contexts;
+use super::{Device, EngineError, MAX_ROWS_AT_ONCE, WhenBusy};
 use crate::Result;
 use crate::catalogue::{Catalogue, Hits};
 
@@ -18,8 +17,8 @@ pub struct Searcher {
 pub struct SearcherOptions {
     /// Where to search.
     pub device: Device,
-    /// Queries that a card searches for at once, at most: 1 to [`MAX_ROWS_AT_ONCE`](super::MAX_ROWS_AT_ONCE). Bounds its
-    /// memory; the answer does not depend on it.
+    /// Queries that a card searches for at once, at most: 1 to [`MAX_ROWS_AT_ONCE`]. Bounds its memory; the answer does not
+    /// depend on it. As many are searched for at once as have 65,536 hits together, `k` rounded up to a power of two.
     pub queries_at_once: usize,
     /// Calls that a card runs at once, as [`Options::contexts`](super::Options::contexts).
     pub contexts: usize,
@@ -39,13 +38,22 @@ impl Default for SearcherOptions {
 }
 
 impl SearcherOptions {
+    /// Refuses numbers that no card can work with.
+    fn check(&self) -> Result<(), EngineError> {
+        let (queries, limit) = (self.queries_at_once, MAX_ROWS_AT_ONCE);
+        if !(1..=limit).contains(&queries) {
+            return Err(EngineError::QueriesAtOnce { queries, limit });
+        }
+        check_contexts(self.contexts)
+    }
+
     /// Sets where to search.
     pub fn device(mut self, device: Device) -> SearcherOptions {
         self.device = device;
         self
     }
 
-    /// Sets how many queries a card searches for at once, 1 to [`MAX_ROWS_AT_ONCE`](super::MAX_ROWS_AT_ONCE).
+    /// Sets how many queries a card searches for at once, 1 to [`MAX_ROWS_AT_ONCE`].
     pub fn queries_at_once(mut self, queries: usize) -> SearcherOptions {
         self.queries_at_once = queries;
         self
@@ -80,10 +88,12 @@ impl Searcher {
     /// Brings `catalogue` to a device. On the CPU there is nothing to bring, and only [`SearcherOptions::device`] counts.
     ///
     /// # Errors
-    /// [`EngineError::NoCuda`], [`EngineError::RowsAtOnce`], [`EngineError::NoContexts`]; of a card, that it cannot be
+    /// [`EngineError::NoCuda`], [`EngineError::QueriesAtOnce`], [`EngineError::NoContexts`]; of a card, that it cannot be
     /// used or has no room.
     pub fn new(catalogue: &Catalogue, options: &SearcherOptions) -> Result<Searcher> {
-        options::check(options.queries_at_once, options.contexts)?;
+        if options.device != Device::Cpu {
+            options.check()?;
+        }
         let on = match options.device {
             Device::Cpu => On::Cpu(catalogue.clone()),
             #[cfg(feature = "cuda")]
@@ -91,7 +101,7 @@ impl Searcher {
                 On::Cuda(Box::new(super::cuda::VectorSearch::new(ordinal, catalogue, options)?))
             }
             #[cfg(not(feature = "cuda"))]
-            Device::Cuda(_) => return Err(super::EngineError::NoCuda.into()),
+            Device::Cuda(_) => return Err(EngineError::NoCuda.into()),
         };
         Ok(Searcher { on })
     }

@@ -94,7 +94,7 @@ impl Knn {
         if k < self.top {
             eprintln!("hint: only {rows} rows: the answer has {k} columns, not {}", self.top);
         }
-        let searcher = Searcher::new(&catalogue, &SearcherOptions::default().device(device))?;
+        let searcher = Searcher::new(&catalogue, &SearcherOptions::default().device(device).contexts(1))?;
         let mut times = Vec::with_capacity(self.repeat.get());
         let mut answers: Vec<Hits> = Vec::new();
         for _ in 0..self.repeat.get() {

@@ -2,10 +2,10 @@
 
 use super::fault::Fault;
 use super::program::{Launch, Memory, Program, Sizes};
-use crate::cuda::{CudaError, Device, Slice, Staged, StagedGraph, Staging};
+use crate::cuda::{CudaError, Device, Slice, Staged, StagedGraph, Staging, Stream};
 
 /// Programs of one kind that a context keeps; beyond it the one that was used longest ago goes.
-const MOST_GRAPHS: usize = 64;
+const MOST_GRAPHS: usize = 128;
 
 /// A stream with its memory; `G` holds [`Graphs`] of each kind of program that runs here. A call that fails leaves it as
 /// it was, or the device is lost.
@@ -31,8 +31,9 @@ pub(super) struct Finished<'a, P> {
     pub(super) download: &'a [u8],
     /// What the kernels found wrong.
     pub(super) fault: Option<Fault>,
-    /// The device's memory, as the program left it.
+    /// The device's memory, as the program left it, and the stream that it ran on.
     pub(super) memory: &'a Memory,
+    pub(super) stream: &'a Stream,
 }
 
 impl<P> Finished<'_, P> {
@@ -112,7 +113,8 @@ impl<G: Default> Context<G> {
         write(program, staging.to_upload())?;
         staging.replay(graph)?;
         let download = staging.downloaded();
-        Ok(Finished { program, download, fault: program.frame().fault(download)?, memory })
+        let fault = program.frame().fault(download)?;
+        Ok(Finished { program, download, fault, memory, stream: staging.stream() })
     }
 }
 

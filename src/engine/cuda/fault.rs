@@ -71,7 +71,7 @@ impl Fault {
         let vectors = finished.program.vectors()?.of(finished.memory)?;
         let first = self.row.saturating_mul(width);
         let vector = vectors.part(first..first.saturating_add(width))?;
-        Ok(vector.device().stream()?.download(&vector)?)
+        Ok(finished.stream.download(&vector)?)
     }
 
     fn of_vector(self, side: Side, vector: &[f32]) -> Option<Error> {

@@ -3,8 +3,7 @@
 //!
 //! Memory is planned when the model opens: each execution context has room for any call of
 //! [`Options::rows_at_once`] rows, and no call allocates there. A context records a graph the first time that a call of its
-//! kind and size comes, sizes being rounded up to powers of two; the kernels read how many rows there really are from
-//! the upload.
+//! kind and size comes, sizes being rounded up; the kernels read how many rows there really are from the upload.
 //!
 //! - [`program`]: the shape of every call; [`context`] records and runs it, [`checkout`] gives each call a context.
 //! - [`encode`], [`pairs`] and [`vectors`]: the programs that encode and search, that rank, and that search by vectors.
@@ -222,7 +221,7 @@ impl Model {
         mut read: impl FnMut(&Finished<'_, Encoding>, usize, &Features) -> Result<()>,
     ) -> Result<()> {
         task.work.check(features)?;
-        self.rooms.check(task.work.side(), features)?;
+        self.rooms.check(task.work.side(), features, task.work.modalities())?;
         if features.batch() == 0 {
             return Ok(());
         }
@@ -237,7 +236,7 @@ impl Model {
                 Some(fault) => Err(fault.explain(task, part, &finished)),
             }
         };
-        match self.rooms.parts(features, most).as_slice() {
+        match self.rooms.parts(features, most, task.work.modalities()).as_slice() {
             [_] => run(0, features),
             parts => parts.iter().try_for_each(|rows| {
                 run(rows.start, &features.part(rows.clone())).map_err(|error| in_batch(error, rows.start))

@@ -3,7 +3,7 @@
 
 use super::columns::{ABSENT, copy, round_into};
 use super::program::{Frame, Launch, Output, Program};
-use super::sizes::bucket;
+use super::sizes::{bucket, wide_bucket};
 use super::{Model, Ranker};
 use crate::Result;
 use crate::cuda::head::Segment;
@@ -57,7 +57,8 @@ impl<'a> Part<'a> {
     }
 
     fn key(&self, most: usize) -> RankingKey {
-        RankingKey { pairs: bucket(self.pairs.len(), most), requests: bucket(self.requests.len(), most) }
+        let pairs = bucket(self.pairs.len(), most);
+        RankingKey { pairs, requests: wide_bucket(self.requests.len(), pairs) }
     }
 }
 

@@ -10,7 +10,8 @@ use crate::model::{Config, Plan, Pooling, TowerOp, TowerPlan};
 /// Ids that every bag column has room for: fewer are not worth a program of their own.
 const LEAST_IDS: usize = 512;
 
-/// What the calls that one program serves have at most. Each is rounded up, so that few programs serve all calls.
+/// What the calls that one program serves have at most. Each is rounded up, so that few programs serve all calls: rows to
+/// powers of two, what a row may have besides to powers of four.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Buckets {
     /// Batch rows.
@@ -58,24 +59,30 @@ impl Rooms {
 
     /// The sizes of the programs that serve a batch, of which the columns of `read` are uploaded.
     pub(super) fn buckets(&self, features: &Features, read: impl Iterator<Item = Modality>) -> Buckets {
-        let most = self.rows_at_once;
+        let batch = bucket(features.batch(), self.rows_at_once);
         let (mut ids, mut images, mut pixels) = (LEAST_IDS, 0, Pixels::Bytes);
         for column in read.filter_map(|modality| features.column(modality)) {
             match column.values() {
-                Values::Photos { .. } => images = bucket(column.rows().len(), most),
+                Values::Photos { .. } => images = wide_bucket(column.rows().len(), batch),
                 Values::Pixels { .. } => {
-                    (images, pixels) = (bucket(column.rows().len(), most), Pixels::Floats);
+                    (images, pixels) = (wide_bucket(column.rows().len(), batch), Pixels::Floats);
                 }
                 Values::Bags(bags) => ids = ids.max(bags.ids.len()),
                 Values::Ids(_) | Values::Dense { .. } => {}
             }
         }
-        Buckets { batch: bucket(features.batch(), most), ids: bucket(ids, self.most_ids()), images, pixels }
+        let ids = wide_bucket(ids.div_ceil(LEAST_IDS), usize::MAX).saturating_mul(LEAST_IDS);
+        Buckets { batch, ids: ids.min(self.most_ids()), images, pixels }
     }
 
-    /// Refuses a bag that is longer than a column has room for.
-    pub(super) fn check(&self, side: Side, features: &Features) -> Result<(), EngineError> {
-        for modality in Modality::ALL {
+    /// Refuses a bag that is longer than a column of `read` has room for.
+    pub(super) fn check(
+        &self,
+        side: Side,
+        features: &Features,
+        read: impl Iterator<Item = Modality>,
+    ) -> Result<(), EngineError> {
+        for modality in read {
             let Some((column, bags, limit)) = self.bags(features, modality) else { continue };
             let lengths = bags.offsets.windows(2).map(|pair| pair[1] - pair[0]);
             for (&row, ids) in column.rows().iter().zip(lengths) {
@@ -88,14 +95,19 @@ impl Rooms {
         Ok(())
     }
 
-    /// The batch in parts of at most `most` rows whose bags have room. No bag alone is too long.
-    pub(super) fn parts(&self, features: &Features, most: usize) -> Vec<Range<usize>> {
+    /// The batch in parts of at most `most` rows whose bags in the columns of `read` have room. No bag alone is too long.
+    pub(super) fn parts(
+        &self,
+        features: &Features,
+        most: usize,
+        read: impl Iterator<Item = Modality> + Clone,
+    ) -> Vec<Range<usize>> {
         let batch = features.batch();
         let mut parts = Vec::with_capacity(batch.div_ceil(most.max(1)));
         let mut first = 0;
         while first < batch {
             let mut end = batch.min(first.saturating_add(most));
-            for modality in Modality::ALL {
+            for modality in read.clone() {
                 let Some((column, bags, limit)) = self.bags(features, modality) else { continue };
                 let entry = column.rows().partition_point(|&row| row < first);
                 let offsets = &bags.offsets[entry..];
@@ -158,6 +170,12 @@ pub(super) fn bucket(rows: usize, most: usize) -> usize {
     }
 }
 
+/// The least power of four that is at least `rows`, at most `most`; 0 for no rows.
+pub(super) fn wide_bucket(rows: usize, most: usize) -> usize {
+    let power = bucket(rows, usize::MAX);
+    bucket(power.saturating_mul(1 + power.trailing_zeros() as usize % 2), most)
+}
+
 /// What [`bucket`] gives for 0 to `most` rows.
 pub(super) fn buckets(most: usize) -> impl Iterator<Item = usize> {
     let powers = (0..usize::BITS).map(|bit| 1 << bit).take_while(move |&rows| rows < most);
@@ -198,6 +216,22 @@ mod tests {
     }
 
     #[test]
+    fn wide_buckets_are_powers_of_four_up_to_the_most() {
+        let of = |most| (0..=most).map(|rows| wide_bucket(rows, most)).collect::<Vec<_>>();
+        assert_eq!(of(1), [0, 1]);
+        assert_eq!(of(3), [0, 1, 3, 3]);
+        assert_eq!(of(9), [0, 1, 4, 4, 4, 9, 9, 9, 9, 9]);
+        assert_eq!(wide_bucket(17, 100), 64);
+        assert_eq!(wide_bucket(usize::MAX, usize::MAX), usize::MAX);
+        // The sizes that memory is planned for are among those of `buckets`.
+        for most in 0..70 {
+            for batch in buckets(most) {
+                assert!((0..=batch).all(|rows| buckets(most).any(|size| size == wide_bucket(rows, batch))));
+            }
+        }
+    }
+
+    #[test]
     fn the_largest_bucket_is_one() {
         for (most, expected) in [(0, 1), (1, 1), (2, 2), (3, 2), (65_535, 32_768), (65_536, 65_536)] {
             assert_eq!(largest_bucket(most), expected);
@@ -233,25 +267,25 @@ mod tests {
     #[test]
     fn a_batch_is_cut_where_its_bags_have_no_room() {
         let mut features = Features::new(9);
-        assert_eq!(rooms(6).parts(&features, 3), [0..3, 3..6, 6..9]);
+        assert_eq!(rooms(6).parts(&features, 3, Modality::ALL.into_iter()), [0..3, 3..6, 6..9]);
         // Of rows 0, 1, 3, 4, 5 and 8.
         features.set_rows(Modality::Text, vec![0, 1, 3, 4, 5, 8], bags(&[6, 0, 1, 6, 0, 6])).unwrap();
-        assert_eq!(rooms(6).parts(&features, 9), [0..3, 3..4, 4..8, 8..9]);
-        assert_eq!(rooms(7).parts(&features, 9), [0..4, 4..8, 8..9]);
-        assert_eq!(rooms(19).parts(&features, 9).len(), 1);
-        assert_eq!(rooms(19).parts(&features, 4), [0..4, 4..8, 8..9]);
+        assert_eq!(rooms(6).parts(&features, 9, Modality::ALL.into_iter()), [0..3, 3..4, 4..8, 8..9]);
+        assert_eq!(rooms(7).parts(&features, 9, Modality::ALL.into_iter()), [0..4, 4..8, 8..9]);
+        assert_eq!(rooms(19).parts(&features, 9, Modality::ALL.into_iter()).len(), 1);
+        assert_eq!(rooms(19).parts(&features, 4, Modality::ALL.into_iter()), [0..4, 4..8, 8..9]);
         features.set_rows(Modality::Behaviour, vec![2, 7], bags(&[4, 4])).unwrap();
-        assert_eq!(rooms(19).parts(&features, 9), [0..7, 7..9]);
-        assert_eq!(rooms(7).parts(&features, 9), [0..4, 4..8, 8..9]);
-        assert!(rooms(7).parts(&Features::new(0), 9).is_empty());
+        assert_eq!(rooms(19).parts(&features, 9, Modality::ALL.into_iter()), [0..7, 7..9]);
+        assert_eq!(rooms(7).parts(&features, 9, Modality::ALL.into_iter()), [0..4, 4..8, 8..9]);
+        assert!(rooms(7).parts(&Features::new(0), 9, Modality::ALL.into_iter()).is_empty());
     }
 
     #[test]
     fn a_bag_without_room_is_refused_by_its_row() {
         let mut features = Features::new(4);
         features.set_rows(Modality::Text, vec![0, 1, 3], bags(&[7, 0, 8])).unwrap();
-        rooms(8).check(Side::Query, &features).unwrap();
-        let error = rooms(7).check(Side::Query, &features).unwrap_err();
+        rooms(8).check(Side::Query, &features, Modality::ALL.into_iter()).unwrap();
+        let error = rooms(7).check(Side::Query, &features, Modality::ALL.into_iter()).unwrap_err();
         assert_eq!(error.to_string(), "query 3: text of 8 ids, the device has room for 7");
     }
 
@@ -264,10 +298,10 @@ mod tests {
         let of = |rooms: Rooms, features: &Features, read: &[Modality]| {
             rooms.buckets(features, read.iter().copied())
         };
-        let expected = Buckets { batch: 3, ids: 512, images: 2, pixels: Pixels::Bytes };
+        let expected = Buckets { batch: 3, ids: 512, images: 3, pixels: Pixels::Bytes };
         assert_eq!(of(rooms(5000), &features, &Modality::ALL), expected);
         assert_eq!(of(rooms(5000), &features, &[Modality::Text]), Buckets { images: 0, ..expected });
-        for (ids, most, expected) in [(513, 5000, 1024), (513, 700, 700), (7, 100, 100)] {
+        for (ids, most, expected) in [(513, 5000, 2048), (2049, 5000, 5000), (513, 700, 700), (7, 100, 100)] {
             features.set_rows(Modality::Text, vec![1], bags(&[ids])).unwrap();
             assert_eq!(of(rooms(most), &features, &Modality::ALL).ids, expected);
             assert_eq!(of(rooms(most), &features, &[Modality::Image]).ids, 512.min(most));

@@ -104,7 +104,7 @@ impl Work {
     }
 
     /// The modalities that its towers read.
-    pub(super) fn modalities(&self) -> impl Iterator<Item = Modality> {
+    pub(super) fn modalities(&self) -> impl Iterator<Item = Modality> + Clone {
         self.columns.iter().map(|&(modality, _)| modality)
     }
 
