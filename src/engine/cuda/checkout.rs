@@ -1,4 +1,4 @@
-//! Things that calls check out, one each, and give back.
+//! Things that calls check out, one each, and give back; calls that wait are served in the order in which they came.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,9 +8,16 @@ use crate::engine::WhenBusy;
 
 /// A fixed number of things, each used by one call at a time.
 pub(crate) struct Pool<T> {
-    free: Mutex<Vec<T>>,
-    returned: Condvar,
+    state: Mutex<State<T>>,
+    changed: Condvar,
     size: usize,
+}
+
+struct State<T> {
+    free: Vec<T>,
+    /// Calls that came, and those of them that got a thing: the others wait.
+    came: u64,
+    served: u64,
 }
 
 /// A thing that is checked out; given back when it goes.
@@ -23,29 +30,36 @@ pub(crate) struct CheckedOut<'a, T> {
 impl<T> Pool<T> {
     pub(crate) fn new(things: Vec<T>) -> Pool<T> {
         let size = things.len();
-        Pool { free: Mutex::new(things), returned: Condvar::new(), size }
+        Pool { state: Mutex::new(State { free: things, came: 0, served: 0 }), changed: Condvar::new(), size }
     }
 
     /// The next free thing.
     ///
     /// # Errors
-    /// [`CudaError::Busy`] if there is none and the caller does not wait.
+    /// [`CudaError::Busy`] if there is none, or others wait for it, and the caller does not wait.
     pub(crate) fn check_out(&self, when_busy: WhenBusy) -> Result<CheckedOut<'_, T>, CudaError> {
-        let mut free = self.lock();
+        let mut state = self.lock();
+        let is_free = state.came == state.served && !state.free.is_empty();
+        if self.size == 0 || (when_busy == WhenBusy::Refuse && !is_free) {
+            return Err(CudaError::Busy { contexts: self.size });
+        }
+        let turn = state.came;
+        state.came += 1;
         loop {
-            if let Some(thing) = free.pop() {
+            if turn == state.served
+                && let Some(thing) = state.free.pop()
+            {
+                state.served += 1;
+                self.changed.notify_all(); // there may be a thing for the next call too
                 return Ok(CheckedOut { pool: self, thing: Some(thing) });
             }
-            if when_busy == WhenBusy::Refuse || self.size == 0 {
-                return Err(CudaError::Busy { contexts: self.size });
-            }
-            free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The things stay usable when a thread that held the lock panicked: it holds it only to push or pop.
-    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The things stay usable when a thread that held the lock panicked: it holds it only to count, push or pop.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,8 +82,8 @@ impl<T> DerefMut for CheckedOut<'_, T> {
 impl<T> Drop for CheckedOut<'_, T> {
     fn drop(&mut self) {
         if let Some(thing) = self.thing.take() {
-            self.pool.lock().push(thing);
-            self.pool.returned.notify_one();
+            self.pool.lock().free.push(thing);
+            self.pool.changed.notify_all();
         }
     }
 }
@@ -111,8 +125,32 @@ mod tests {
                 });
             }
         });
-        let total = pool.lock().iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
+        let total = pool.lock().free.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
         assert_eq!(total, 8 * 200 * 2);
+    }
+
+    /// A call that comes while others wait does not overtake them.
+    #[test]
+    fn calls_are_served_as_they_came() {
+        let pool = Pool::new(vec![()]);
+        let order = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let held = pool.check_out(WhenBusy::Wait).unwrap();
+            for turn in 1..=5 {
+                let (pool, order) = (&pool, &order);
+                scope.spawn(move || {
+                    let _thing = pool.check_out(WhenBusy::Wait).unwrap();
+                    order.lock().unwrap().push(turn);
+                });
+                while pool.lock().came == turn {
+                    std::thread::yield_now();
+                }
+            }
+            drop(held);
+        });
+        assert_eq!(order.into_inner().unwrap(), [1, 2, 3, 4, 5]);
+        pool.lock().came += 1; // another waits and has not woken yet
+        assert!(pool.check_out(WhenBusy::Refuse).is_err());
     }
 
     /// A call that panics gives back what it held.
