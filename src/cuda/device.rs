@@ -257,7 +257,7 @@ impl Device {
         }
     }
 
-    fn not_lost(&self) -> Result<(), CudaError> {
+    pub(super) fn not_lost(&self) -> Result<(), CudaError> {
         match self.inner.lost.get() {
             Some(reason) => Err(CudaError::Lost { reason: reason.clone() }),
             None => Ok(()),

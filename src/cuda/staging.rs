@@ -54,6 +54,7 @@ impl Staging {
     /// What `work` fails with; [`CudaError::Lost`] if it failed on the device; [`CudaError::Graph`] on a thread that records.
     pub fn run(&mut self, work: impl FnOnce(&Staged<'_>) -> Result<(), CudaError>) -> Result<(), CudaError> {
         self.stream.refuse_in_recording("cannot wait")?;
+        self.stream.device().not_lost()?; // where nothing can be put there, there is nothing to wait for
         let enqueued = catch_unwind(AssertUnwindSafe(|| work(&self.staged(&self.stream))));
         let finished = self.stream.synchronize();
         if finished.is_err() {

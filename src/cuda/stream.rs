@@ -50,14 +50,10 @@ unsafe impl Send for Graph {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let (stream, device, runs) = (self.stream, self.device.clone(), self.used.is_none());
+        let (stream, device) = (self.stream, self.device.clone());
         free_outside_recordings(move || {
             // SAFETY: the stream is alive. What is on it is done before a device's last stream, and then its kernels, go.
-            let wait = || unsafe { result::stream::synchronize(stream) };
-            let _ = match runs {
-                true => device.wait("cuStreamSynchronize", wait),
-                false => device.call("cuStreamSynchronize", wait), // if it still records, nothing runs
-            };
+            let _ = device.wait("cuStreamSynchronize", || unsafe { result::stream::synchronize(stream) });
             if device.bind().is_ok() {
                 // SAFETY: created by `Stream::create` and destroyed once.
                 let _ = unsafe { result::stream::destroy(stream) };
@@ -348,9 +344,12 @@ impl Stream {
 /// How a graph is made ready to launch: nothing special.
 const PLAIN: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 
+/// Frees something of the driver.
+type Free = Box<dyn FnOnce()>;
+
 thread_local! {
-    /// What is freed when the recording of this thread is over; none if it does not record.
-    static RECORDING: RefCell<Option<Vec<Box<dyn FnOnce()>>>> = const { RefCell::new(None) };
+    /// What to run when the recording of this thread is over; none if it does not record.
+    static RECORDING: RefCell<Option<Vec<Free>>> = const { RefCell::new(None) };
 }
 
 /// Refuses what the driver does not let a thread do that records. It would fail there too, and spoil the recording; and a
@@ -367,7 +366,7 @@ pub(super) fn refuse_while_recording(reason: &'static str) -> Result<(), CudaErr
 
 /// Frees something of the driver now or, as the driver does not let a thread that records, when its recording is over.
 pub(super) fn free_outside_recordings(free: impl FnOnce() + 'static) {
-    let mut free: Option<Box<dyn FnOnce()>> = Some(Box::new(free));
+    let mut free: Option<Free> = Some(Box::new(free));
     let _ = RECORDING.try_with(|recording| {
         if let Some(later) = recording.borrow_mut().as_mut() {
             later.extend(free.take());
