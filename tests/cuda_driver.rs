@@ -14,6 +14,9 @@ use mercer::cuda::{
 
 mod device;
 
+/// A code of the driver that says nothing of the device's state.
+const NOT_SUPPORTED: i32 = 801;
+
 /// The driver, with nothing alive and nothing ordered; again when it goes.
 struct Turn {
     emulator: Emulator,
@@ -98,7 +101,6 @@ fn an_open_that_fails_leaves_nothing() {
         "cuFuncSetAttribute",
         "cuFuncLoad",
     ];
-    const NOT_SUPPORTED: i32 = 801;
     for call in calls {
         turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
         let error = Device::open(0).unwrap_err();
@@ -267,7 +269,6 @@ fn a_recording_that_fails_leaves_a_working_stream() {
     let given_up = stream.record(|_| Err(CudaError::Busy { contexts: 0 }));
     assert_eq!(given_up.err(), Some(CudaError::Busy { contexts: 0 }));
     assert_eq!(turn.emulator.live("graphs"), 0);
-    const NOT_SUPPORTED: i32 = 801;
     for call in ["cuStreamCreate", "cuStreamBeginCapture_v2", "cuMemsetD8Async", "cuStreamEndCapture"] {
         let memory = stream.upload("memory", &[0u8; 4]).unwrap();
         turn.emulator.fail_call(call, 1, NOT_SUPPORTED);
@@ -279,6 +280,114 @@ fn a_recording_that_fails_leaves_a_working_stream() {
     let (x, _) = work(&stream).unwrap();
     assert_eq!(stream.download(&x).unwrap(), [0.6, 0.8]);
     drop((x, stream, device));
+    turn.nothing_is_left();
+}
+
+/// What the driver refuses a thread that records is the caller's mistake on whichever stream: it reaches neither the driver
+/// nor what is recorded.
+#[test]
+fn what_a_recording_thread_may_not_do_is_refused() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    let device = Device::open(0).unwrap();
+    let (stream, other) = (device.stream().unwrap(), device.stream().unwrap());
+    let memory = stream.upload("memory", &[1u8; 4]).unwrap();
+    let mut staging = Staging::new(&device, 4, 4).unwrap();
+    let refused = |what: &str, mistake: &mut dyn FnMut() -> Result<(), CudaError>| {
+        let mut found = None;
+        let graph = stream.record(|stream| {
+            found = mistake().err();
+            stream.fill(&memory, 2)
+        });
+        let error = found.unwrap();
+        assert!(matches!(error, CudaError::Graph { .. }), "{what}: {error}");
+        assert_eq!(error.kind(), ErrorKind::Caller);
+        assert_eq!(stream.record(|_| mistake()).err(), Some(error));
+        assert_eq!(stream.download(&memory).unwrap(), [1; 4], "{what}");
+        graph.unwrap().launch().unwrap();
+        assert_eq!(stream.download(&memory).unwrap(), [2; 4], "{what}");
+        stream.upload_to(&[1; 4], &memory).unwrap();
+    };
+    refused("synchronize", &mut || other.synchronize());
+    refused("upload_to", &mut || other.upload_to(&[3; 4], &memory));
+    refused("upload", &mut || other.upload("more", &[3; 4]).map(drop));
+    refused("download", &mut || other.download(&memory).map(drop));
+    refused("time", &mut || other.time(|| other.fill(&memory, 3)).map(drop));
+    refused("memory", &mut || Slice::<u8>::new(&device, "more", 1).map(drop));
+    refused("staging", &mut || Staging::new(&device, 1, 1).map(drop));
+    refused("run", &mut || staging.run(|staged| staged.upload(&memory)));
+    refused("record", &mut || other.record(|stream| stream.fill(&memory, 3)).map(drop));
+    refused("open", &mut || Device::open(0).map(drop));
+    // Another thread may.
+    let graph = stream.record(|stream| {
+        let elsewhere = std::thread::scope(|scope| scope.spawn(|| other.download(&memory)).join().unwrap());
+        assert_eq!(elsewhere.unwrap(), [1; 4]);
+        stream.fill(&memory, 2)
+    });
+    drop((graph.unwrap(), stream, other, memory, staging, device));
+    turn.nothing_is_left();
+}
+
+/// What goes while its thread records goes when that is over, however it ends.
+#[test]
+fn what_goes_in_a_recording_goes_after_it() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    for ending in 0..3 {
+        let device = Device::open(0).unwrap();
+        let stream = device.stream().unwrap();
+        let kept = stream.upload("kept", &[1u8; 4]).unwrap();
+        let (other, memory) = (device.stream().unwrap(), stream.upload("memory", &[1u8; 4]).unwrap());
+        let staging = Staging::new(&device, 4, 4).unwrap();
+        let old = stream.record(|stream| stream.fill(&kept, 9)).unwrap();
+        let elsewhere = Device::open(0).unwrap();
+        turn.emulator.reset_counters();
+        let recorded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            stream.record(|stream| {
+                other.fill(&kept, 2)?;
+                stream.copy(&memory, &kept)?;
+                drop((other, memory, staging, old, elsewhere));
+                assert_eq!((turn.emulator.count("fills"), turn.emulator.count("frees")), (0, 0));
+                match ending {
+                    0 => Ok(()),
+                    1 => Err(CudaError::Busy { contexts: 0 }),
+                    _ => std::panic::resume_unwind(Box::new(())),
+                }
+            })
+        }));
+        match (ending, recorded) {
+            (0, Ok(refused)) => {
+                let freed = CudaError::Graph { reason: "uses memory that was freed" };
+                assert_eq!(refused.err(), Some(freed));
+            }
+            (1, Ok(refused)) => assert_eq!(refused.err(), Some(CudaError::Busy { contexts: 0 })),
+            (_, recorded) => assert!(recorded.is_err()),
+        }
+        assert_eq!((turn.emulator.count("fills"), turn.emulator.count("frees")), (1, 3));
+        assert_eq!((turn.emulator.live("streams"), turn.emulator.live("device allocations")), (1, 1));
+        assert_eq!(turn.emulator.live("graph executables"), 0);
+        assert_eq!(stream.download(&kept).unwrap(), [2; 4]);
+        drop((kept, stream, device));
+        turn.nothing_is_left();
+    }
+}
+
+/// Only what launches it is kept of a graph.
+#[test]
+fn a_graph_keeps_its_executable_alone() {
+    let turn = Turn::new();
+    let device = Device::open(0).unwrap();
+    let stream = device.stream().unwrap();
+    let memory = stream.upload("memory", &[0u8; 4]).unwrap();
+    let live = || (turn.emulator.live("graphs"), turn.emulator.live("graph executables"));
+    let graph = stream.record(|stream| stream.fill(&memory, 1)).unwrap();
+    assert_eq!(live(), (0, 1));
+    turn.emulator.fail_call("cuGraphInstantiateWithFlags", 1, NOT_SUPPORTED);
+    assert!(stream.record(|stream| stream.fill(&memory, 2)).is_err());
+    assert_eq!(live(), (0, 1));
+    graph.launch().unwrap();
+    assert_eq!(stream.download(&memory).unwrap(), [1; 4]);
+    drop((graph, memory, stream, device));
     turn.nothing_is_left();
 }
 
@@ -435,7 +544,6 @@ fn staged_work_is_waited_for() {
 fn a_wait_that_fails_loses_the_device() {
     let turn = Turn::new();
     const OUT_OF_MEMORY: i32 = 2;
-    const NOT_SUPPORTED: i32 = 801;
     for code in [OUT_OF_MEMORY, NOT_SUPPORTED] {
         for call in ["cuStreamSynchronize", "cuEventSynchronize"] {
             let device = Device::open(0).unwrap();
@@ -456,6 +564,94 @@ fn a_wait_that_fails_loses_the_device() {
             turn.nothing_is_left();
         }
     }
+}
+
+/// A device that another wait lost still runs what is on its streams: lent memory of the host stays as it is, and a stream
+/// that goes has run.
+#[test]
+fn a_wait_waits_although_another_lost_the_device() {
+    let turn = Turn::new();
+    turn.emulator.lazy_streams(true);
+    let device = Device::open(0).unwrap();
+    let (stream, other) = (device.stream().unwrap(), device.stream().unwrap());
+    let mut staging = Staging::new(&device, 4, 4).unwrap();
+    let memory = Slice::<u8>::new(&device, "memory", 4).unwrap();
+    staging.to_upload().fill(5);
+    turn.emulator.reset_counters();
+    let mut error = None;
+    let ran = staging.run(|staged| {
+        staged.upload(&memory)?;
+        staged.download(&memory)?;
+        stream.fill(&memory, 6)?;
+        turn.emulator.fail_call("cuStreamSynchronize", 1, NOT_SUPPORTED);
+        error = other.synchronize().err();
+        Ok(())
+    });
+    assert_eq!(ran.err(), error);
+    assert_eq!(error.unwrap().kind(), ErrorKind::DeviceLost);
+    let lent = staging.downloaded();
+    assert_eq!((turn.emulator.count("copies"), turn.emulator.count("fills")), (2, 0));
+    drop(stream);
+    assert_eq!(turn.emulator.count("fills"), 1);
+    let before = lent.to_vec();
+    drop(memory); // waits for everything
+    assert_eq!(lent, before);
+    drop((staging, other, device));
+    turn.nothing_is_left();
+}
+
+/// What a wait that fails did not wait for may still reach the staging memory, so that is no longer lent.
+#[test]
+fn memory_is_not_lent_after_its_wait_failed() {
+    let turn = Turn::new();
+    for panics in [false, true] {
+        turn.emulator.lazy_streams(true);
+        let device = Device::open(0).unwrap();
+        let mut staging = Staging::new(&device, 4, 2).unwrap();
+        let (memory, part) = (Slice::<u8>::new(&device, "memory", 4).unwrap(), 0..2);
+        staging.to_upload().fill(5);
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            staging.run(|staged| {
+                staged.upload(&memory)?;
+                staged.download(&memory.part(part)?)?;
+                turn.emulator.fail_call("cuStreamSynchronize", 1, NOT_SUPPORTED);
+                if panics {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+                Ok(())
+            })
+        }));
+        match ran {
+            Ok(ran) => assert_eq!(ran.unwrap_err().kind(), ErrorKind::DeviceLost),
+            Err(_) => assert!(panics),
+        }
+        staging.to_upload().fill(6);
+        let lent = staging.downloaded();
+        drop(memory); // waits for everything
+        assert_eq!(lent, [0; 2], "the device wrote to memory that is lent");
+        assert_eq!(staging.to_upload(), [6; 4]);
+        assert_eq!(staging.run(|_| Ok(())).unwrap_err().kind(), ErrorKind::DeviceLost);
+        drop((staging, device));
+        turn.nothing_is_left();
+    }
+}
+
+/// A device counts as lost after the codes that the driver says a context does not survive, and after no other.
+#[test]
+fn only_what_a_context_does_not_survive_loses_the_device() {
+    let turn = Turn::new();
+    let fatal = [4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999];
+    let passing = [1, 2, 46, 201, 304, 400, 600, 701, 720, 801, 802, 805, 807, 808, 809, 900, 901, 916];
+    for (codes, lost) in [(fatal, true), (passing, false)] {
+        for code in codes {
+            let device = Device::open(0).unwrap();
+            turn.emulator.fail_call("cuMemGetInfo_v2", 1, code);
+            let error = device.memory().unwrap_err();
+            assert_eq!(error.kind() == ErrorKind::DeviceLost, lost, "{code}: {error}");
+            assert_eq!(device.memory().is_err(), lost, "{code}");
+        }
+    }
+    turn.nothing_is_left();
 }
 
 /// The last handle of a stream waits for what is on it, before its kernels are unloaded.

@@ -11,6 +11,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::driver::{self, failure};
 use super::kernel::{IMAGES, KERNELS, KernelInfo};
+use super::stream::{free_outside_recordings, refuse_while_recording};
 use super::{CudaError, Stream};
 
 /// The properties of a card.
@@ -105,10 +106,13 @@ impl Drop for Context {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
-            let _ = unsafe { result::module::unload(self.handle) };
-        }
+        let (handle, context) = (self.handle, self.context.clone());
+        free_outside_recordings(move || {
+            if context.bind().is_ok() {
+                // SAFETY: the module is loaded and nothing of it runs: whoever drops a device has dropped its streams.
+                let _ = unsafe { result::module::unload(handle) };
+            }
+        });
     }
 }
 
@@ -124,8 +128,9 @@ impl Device {
     /// # Errors
     /// [`CudaError::NoDriver`], [`CudaError::OldDriver`], [`CudaError::NoDevice`], [`CudaError::OldDevice`],
     /// [`CudaError::Kernel`] if the build has no fitting kernels for the card, [`CudaError::OutOfMemory`],
-    /// [`CudaError::Driver`].
+    /// [`CudaError::Driver`]; [`CudaError::Graph`] on a thread that records.
     pub fn open(ordinal: usize) -> Result<Device, CudaError> {
+        refuse_while_recording("cannot open a device")?;
         let (_, count) = driver::load()?;
         let info = Device::describe(ordinal, count)?;
         let context = Context::retain(ordinal)
@@ -228,9 +233,7 @@ impl Device {
         name: &'static str,
         call: impl FnOnce() -> Result<T, DriverError>,
     ) -> Result<T, CudaError> {
-        if let Some(reason) = self.inner.lost.get() {
-            return Err(CudaError::Lost { reason: reason.clone() });
-        }
+        self.not_lost()?;
         self.bind().and_then(|()| call()).map_err(|error| {
             let error = classify(name, error, self.inner.info.memory);
             match error {
@@ -240,17 +243,25 @@ impl Device {
         })
     }
 
-    /// [`Device::call`] for a call that waits for work. If it fails, nobody knows what runs on and which memory that uses: the
-    /// device counts as lost, whatever the code.
-    pub(super) fn wait<T>(
+    /// Runs a driver call that waits for work, with the device's context current. The driver is asked on a lost device too:
+    /// whatever lost it need not have stopped this work, and if it did, the driver answers at once. If the wait fails,
+    /// nobody knows what runs on and which memory that uses: the device counts as lost, whatever the code.
+    pub(super) fn wait(
         &self,
         name: &'static str,
-        wait: impl FnOnce() -> Result<T, DriverError>,
-    ) -> Result<T, CudaError> {
-        self.call(name, wait).map_err(|error| match error {
-            lost @ CudaError::Lost { .. } => lost,
-            other => self.lose(other.to_string()),
-        })
+        wait: impl FnOnce() -> Result<(), DriverError>,
+    ) -> Result<(), CudaError> {
+        match self.bind().and_then(|()| wait()) {
+            Ok(()) => self.not_lost(),
+            Err(error) => Err(self.lose(failure(name, error).to_string())),
+        }
+    }
+
+    pub(super) fn not_lost(&self) -> Result<(), CudaError> {
+        match self.inner.lost.get() {
+            Some(reason) => Err(CudaError::Lost { reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Marks the device lost, unless it is already; the first reason counts.
@@ -271,27 +282,33 @@ fn classify(call: &'static str, error: DriverError, total: usize) -> CudaError {
     }
 }
 
-/// Whether a context is unusable after the error.
+/// Whether a context is unusable after the error. Codes that say why none can be made, such as those of a card in exclusive
+/// use, of a system that is not ready or of an MPS server that takes no client, tell nothing of one that is there.
 fn is_sticky(code: CUresult) -> bool {
-    matches!(
-        code,
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUresult::CUDA_ERROR_ASSERT
-            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUresult::CUDA_ERROR_INVALID_PC
-            | CUresult::CUDA_ERROR_LAUNCH_FAILED
-            | CUresult::CUDA_ERROR_CONTAINED
-            | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
-            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
-            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
-            | CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE
-            | CUresult::CUDA_ERROR_SYSTEM_NOT_READY
-            | CUresult::CUDA_ERROR_UNKNOWN
-    )
+    match code {
+        // The driver's documentation: any further work returns the same error, the process must be relaunched.
+        CUresult::CUDA_ERROR_CONTAINED
+        | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+        | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+        | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | CUresult::CUDA_ERROR_INVALID_PC
+        | CUresult::CUDA_ERROR_LAUNCH_FAILED
+        | CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK
+        | CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED
+        | CUresult::CUDA_ERROR_EXTERNAL_DEVICE => true,
+        // Likewise: the context cannot be used any more, is destroyed, or its driver shuts down.
+        CUresult::CUDA_ERROR_ASSERT
+        | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | CUresult::CUDA_ERROR_DEINITIALIZED => true,
+        // The documentation does not say. Work failed, or nobody knows what did.
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+        | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | CUresult::CUDA_ERROR_UNKNOWN => true,
+        _ => false,
+    }
 }
 
 fn load_module(

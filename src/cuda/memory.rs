@@ -1,5 +1,6 @@
 //! Memory: of the device, and of the host where the device can reach it.
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -7,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 
+use super::stream::{free_outside_recordings, refuse_while_recording};
 use super::{CudaError, Device, Stream};
 
 /// `len` values of `T` in the memory of a device. Cheap to clone: clones and parts share one allocation, which is freed
@@ -32,24 +34,29 @@ impl Drop for Allocation {
         }
         // A launch that found this alive has put its work on its stream; a later one finds it gone.
         drop(LAUNCHES.write().unwrap_or_else(PoisonError::into_inner));
-        if self.device.bind().is_ok() {
-            // SAFETY: allocated by `Slice::new` and freed once; the driver waits for the work that uses it.
-            let _ = unsafe { result::free_sync(self.address) };
-        }
+        let (address, device) = (self.address, self.device.clone());
+        free_outside_recordings(move || {
+            if device.bind().is_ok() {
+                // SAFETY: allocated by `Slice::new` and freed once. Work that is on a stream may still use it: what keeps
+                // that sound is that `cuMemFree` waits for the work of the context before it frees. Drivers are observed to
+                // do so, and much code counts on it; the documentation of `cuMemFree` does not promise it.
+                let _ = unsafe { result::free_sync(address) };
+            }
+        });
     }
 }
 
 /// Held for reading by [`launch_with`]. One for all devices: a card may be open more than once.
 static LAUNCHES: RwLock<()> = RwLock::new(());
 
-/// Puts work on a stream that uses `memory`, if that is all there.
+/// Makes or launches a graph that uses `memory`, if that is all there; it stays until this returns.
 ///
 /// # Errors
 /// [`CudaError::Graph`] if some of it has gone; what `launch` fails with.
-pub(super) fn launch_with(
+pub(super) fn launch_with<T>(
     memory: &[Weak<Allocation>],
-    launch: impl FnOnce() -> Result<(), CudaError>,
-) -> Result<(), CudaError> {
+    launch: impl FnOnce() -> Result<T, CudaError>,
+) -> Result<T, CudaError> {
     let _launching = LAUNCHES.read().unwrap_or_else(PoisonError::into_inner);
     if memory.iter().any(|memory| memory.strong_count() == 0) {
         return Err(CudaError::Graph { reason: "uses memory that was freed" });
@@ -58,7 +65,7 @@ pub(super) fn launch_with(
 }
 
 /// The address of device memory as a kernel takes it. What it points to lives until the work is done that was on a stream
-/// before its slice went: a slice's drop waits.
+/// before its slice went: see the drop of an [`Allocation`].
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pointer(u64);
@@ -89,8 +96,9 @@ impl<T: Pod> Slice<T> {
     /// `len` values, not initialised; `what` names them in an error.
     ///
     /// # Errors
-    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`]; [`CudaError::Graph`] on a thread that records.
     pub fn new(device: &Device, what: &str, len: usize) -> Result<Slice<T>, CudaError> {
+        refuse_while_recording("cannot allocate memory")?;
         let bytes = len.saturating_mul(size_of::<T>());
         let address = match bytes {
             0 => 0,
@@ -174,6 +182,8 @@ pub(super) struct Pinned<T> {
     values: *mut T,
     len: usize,
     device: Device,
+    /// What the owner sees instead of `values` once they are left to the device.
+    instead: Option<Vec<T>>,
 }
 
 // SAFETY: a `Pinned` owns its memory as a `Vec` does.
@@ -185,8 +195,9 @@ impl<T: Pod> Pinned<T> {
     /// `len` zeros; `what` names them in an error.
     ///
     /// # Errors
-    /// [`CudaError::HostMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::HostMemory`], [`CudaError::Lost`], [`CudaError::Driver`]; [`CudaError::Graph`] on a thread that records.
     pub(super) fn new(device: &Device, what: &'static str, len: usize) -> Result<Pinned<T>, CudaError> {
+        refuse_while_recording("cannot allocate memory")?;
         let bytes = len.saturating_mul(size_of::<T>()).max(1);
         // SAFETY: the memory is zeroed below, before it is read.
         let allocated = device.call("cuMemHostAlloc", || unsafe { result::malloc_host(bytes, 0) });
@@ -196,16 +207,25 @@ impl<T: Pod> Pinned<T> {
         })?;
         // SAFETY: `bytes` bytes were just allocated.
         unsafe { std::ptr::write_bytes(values.cast::<u8>(), 0, bytes) };
-        Ok(Pinned { values: values.cast(), len, device: device.clone() })
+        Ok(Pinned { values: values.cast(), len, device: device.clone(), instead: None })
+    }
+
+    /// Leaves the values to the device, which may use them for longer than anybody can wait. The owner sees zeros.
+    pub(super) fn leave(&mut self) {
+        self.instead.get_or_insert_with(|| vec![T::zeroed(); self.len]);
     }
 }
 
 impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
-        if self.device.bind().is_ok() {
-            // SAFETY: allocated by `Pinned::new` and freed once; `Staging` has waited for every copy.
-            let _ = unsafe { result::free_host(self.values.cast()) };
-        }
+        let (values, device) = (self.values.cast::<c_void>(), self.device.clone());
+        free_outside_recordings(move || {
+            if device.bind().is_ok() {
+                // SAFETY: allocated by `Pinned::new` and freed once; `Staging` has waited for every copy. Where a wait
+                // failed, what keeps this sound is as for an `Allocation`.
+                let _ = unsafe { result::free_host(values) };
+            }
+        });
     }
 }
 
@@ -220,14 +240,20 @@ impl<T> Deref for Pinned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `len` values were zeroed at allocation, any bits are a `T`, and the memory lives as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.values, self.len) }
+        match &self.instead {
+            Some(instead) => instead,
+            // SAFETY: `len` values were zeroed at allocation, any bits are a `T`, and the memory lives as long as `self`.
+            None => unsafe { std::slice::from_raw_parts(self.values, self.len) },
+        }
     }
 }
 
 impl<T> DerefMut for Pinned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.values, self.len) }
+        match &mut self.instead {
+            Some(instead) => instead,
+            // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+            None => unsafe { std::slice::from_raw_parts_mut(self.values, self.len) },
+        }
     }
 }

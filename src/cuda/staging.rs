@@ -1,10 +1,13 @@
 //! Host memory that recorded work copies from and to.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::memory::Pinned;
 use super::{CudaError, Device, Graph, Slice, Stream};
 
 /// A stream with host memory for its uploads and downloads. Work that copies it has run when a call returns, so between
-/// calls the memory is the caller's.
+/// calls the memory is the caller's. After a wait that failed the device is lost and the memory is left to it: in its place
+/// are zeros that nothing copies.
 pub struct Staging {
     stream: Stream,
     upload: Pinned<u8>,
@@ -21,20 +24,12 @@ pub struct Staged<'a> {
 /// Work that was recorded with a [`Staging`] and runs there.
 pub struct StagedGraph(Graph);
 
-/// Waits for a stream when it goes, whatever put the work there did, a panic included.
-struct Waited<'a>(&'a Stream);
-
-impl Drop for Waited<'_> {
-    fn drop(&mut self) {
-        let _ = self.0.synchronize(); // a failure is the device's, and stays with it
-    }
-}
-
 impl Staging {
     /// A new stream with zeros to upload and to download to, in bytes.
     ///
     /// # Errors
-    /// [`CudaError::HostMemory`], [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::HostMemory`], [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`];
+    /// [`CudaError::Graph`] on a thread that records.
     pub fn new(device: &Device, upload: usize, download: usize) -> Result<Staging, CudaError> {
         Ok(Staging {
             stream: device.stream()?,
@@ -58,16 +53,23 @@ impl Staging {
         &self.download
     }
 
-    /// Puts `work` on the stream and waits for it, also if only part of it could be put there.
+    /// Puts `work` on the stream and waits for it, also if only part of it could be put there or putting it there panicked.
     ///
     /// # Errors
-    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device.
+    /// What `work` fails with; [`CudaError::Lost`] if it failed on the device; [`CudaError::Graph`] on a thread that records.
     pub fn run(&mut self, work: impl FnOnce(&Staged<'_>) -> Result<(), CudaError>) -> Result<(), CudaError> {
-        let waited = Waited(&self.stream);
-        let enqueued = work(&self.staged(&self.stream));
+        self.stream.refuse_in_recording("cannot wait")?;
+        self.stream.device().not_lost()?; // where nothing can be put there, there is nothing to wait for
+        let enqueued = catch_unwind(AssertUnwindSafe(|| work(&self.staged(&self.stream))));
         let finished = self.stream.synchronize();
-        std::mem::forget(waited);
-        enqueued.and(finished)
+        if finished.is_err() {
+            self.upload.leave();
+            self.download.leave();
+        }
+        match enqueued {
+            Ok(enqueued) => enqueued.and(finished),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// Records `work` instead of running it, as [`Stream::record`] does.
@@ -84,8 +86,8 @@ impl Staging {
     /// Runs what was recorded here and waits for it.
     ///
     /// # Errors
-    /// As [`Graph::launch`]; [`CudaError::Graph`] if it was recorded elsewhere; [`CudaError::Lost`] if it failed on the
-    /// device.
+    /// As [`Graph::launch`]; [`CudaError::Graph`] if it was recorded elsewhere, and on a thread that records;
+    /// [`CudaError::Lost`] if it failed on the device.
     pub fn replay(&mut self, graph: &StagedGraph) -> Result<(), CudaError> {
         if !graph.0.stream().is(&self.stream) {
             return Err(CudaError::Graph { reason: "runs only where it was recorded" });
@@ -114,7 +116,7 @@ impl Staged<'_> {
             return Err(CudaError::Limit { what: "bytes to upload", value: to.len(), limit });
         }
         // SAFETY: the memory is long enough. It is lent to its owner only when nothing runs: a run borrows the `Staging`
-        // exclusively and ends with a wait, and a recording runs so too.
+        // exclusively and ends with a wait or, if that fails, by lending it no more; and a recording runs so too.
         unsafe { self.stream.enqueue_upload(self.upload.as_mut_ptr(), to) }
     }
 

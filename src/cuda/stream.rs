@@ -1,5 +1,6 @@
 //! A queue of work on a device, and work recorded to be replayed.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -29,7 +30,6 @@ struct Handle {
 /// Work that was recorded and runs with one call, any number of times. It keeps the stream that it runs on, and does not
 /// keep the memory that the work uses: where some of that has gone, the graph refuses to run.
 pub struct Graph {
-    graph: sys::CUgraph,
     executable: sys::CUgraphExec,
     stream: Stream,
     used: Vec<Weak<Allocation>>,
@@ -50,29 +50,27 @@ unsafe impl Send for Graph {}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the stream is alive. What is on it is done before a device's last stream, and then its kernels, go.
-        let wait = || unsafe { result::stream::synchronize(self.stream) };
-        let _ = match self.used {
-            None => self.device.wait("cuStreamSynchronize", wait),
-            Some(_) => self.device.call("cuStreamSynchronize", wait), // if it still records, nothing runs
-        };
-        if self.device.bind().is_ok() {
-            // SAFETY: created by `Stream::create` and destroyed once.
-            let _ = unsafe { result::stream::destroy(self.stream) };
-        }
+        let (stream, device) = (self.stream, self.device.clone());
+        free_outside_recordings(move || {
+            // SAFETY: the stream is alive. What is on it is done before a device's last stream, and then its kernels, go.
+            let _ = device.wait("cuStreamSynchronize", || unsafe { result::stream::synchronize(stream) });
+            if device.bind().is_ok() {
+                // SAFETY: created by `Stream::create` and destroyed once.
+                let _ = unsafe { result::stream::destroy(stream) };
+            }
+        });
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.stream.device().bind().is_ok() {
-            if !self.executable.is_null() {
+        let (executable, stream) = (self.executable, self.stream.clone());
+        free_outside_recordings(move || {
+            if stream.device().bind().is_ok() {
                 // SAFETY: created by `Stream::record` and destroyed once; a launch under way is finished first.
-                let _ = unsafe { result::graph::exec_destroy(self.executable) };
+                let _ = unsafe { result::graph::exec_destroy(executable) };
             }
-            // SAFETY: as above.
-            let _ = unsafe { result::graph::destroy(self.graph) };
-        }
+        });
     }
 }
 
@@ -111,11 +109,11 @@ impl Stream {
         }
     }
 
-    /// Refuses what can be put on a stream and not into a graph.
-    fn refuse_in_recording(&self, reason: &'static str) -> Result<(), CudaError> {
+    /// Refuses what neither a stream that records may do, nor any stream on a thread that records.
+    pub(super) fn refuse_in_recording(&self, reason: &'static str) -> Result<(), CudaError> {
         match self.handle.used {
             Some(_) => Err(CudaError::Graph { reason }),
-            None => Ok(()),
+            None => refuse_while_recording(reason),
         }
     }
 
@@ -132,7 +130,7 @@ impl Stream {
     /// Copies `values` to new memory and waits for it; `what` names them in an error.
     ///
     /// # Errors
-    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`].
+    /// [`CudaError::OutOfMemory`], [`CudaError::Lost`], [`CudaError::Driver`]; [`CudaError::Graph`] on a thread that records.
     pub fn upload<T: Pod>(&self, what: &str, values: &[T]) -> Result<Slice<T>, CudaError> {
         let slice = Slice::new(self.device(), what, values.len())?;
         self.upload_to(values, &slice)?;
@@ -143,12 +141,13 @@ impl Stream {
     ///
     /// # Errors
     /// [`CudaError::Length`], [`CudaError::OtherDevice`], [`CudaError::Lost`], [`CudaError::Driver`];
-    /// [`CudaError::Graph`] on a stream that records.
+    /// [`CudaError::Graph`] on a stream or a thread that records.
     pub fn upload_to<T: Pod>(&self, values: &[T], to: &Slice<T>) -> Result<(), CudaError> {
         expect("upload", values.len(), &[to.len()])?;
         self.refuse_in_recording("cannot copy what the host lends for one call")?;
         let values: &[u8] = bytemuck::cast_slice(values);
-        // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
+        // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for. After a wait that fails the device
+        // may still read there, for memory that nobody can read any more: it is lost.
         unsafe { self.enqueue_upload(values.as_ptr(), &to.cast()?) }?;
         self.synchronize()
     }
@@ -157,14 +156,19 @@ impl Stream {
     ///
     /// # Errors
     /// [`CudaError::OtherDevice`]; [`CudaError::Lost`] if the work failed, [`CudaError::Driver`]; [`CudaError::Graph`] on a
-    /// stream that records.
+    /// stream or a thread that records.
     pub fn download<T: Pod>(&self, from: &Slice<T>) -> Result<Vec<T>, CudaError> {
         self.refuse_in_recording("cannot copy what the host lends for one call")?;
         let mut values = vec![T::zeroed(); from.len()];
-        // SAFETY: lengths agree, and the host slice outlives the copy, which is waited for.
+        // SAFETY: lengths agree, and the values outlive the copy: it is waited for, or they are never freed.
         unsafe { self.enqueue_download(&from.cast()?, values.as_mut_ptr().cast()) }?;
-        self.synchronize()?;
-        Ok(values)
+        match self.synchronize() {
+            Ok(()) => Ok(values),
+            Err(error) => {
+                std::mem::forget(values); // nobody knows whether the device still writes them
+                Err(error)
+            }
+        }
     }
 
     /// Puts a copy from host to device on the stream.
@@ -231,7 +235,7 @@ impl Stream {
     /// Waits until everything on the stream is done.
     ///
     /// # Errors
-    /// [`CudaError::Lost`] if the work or the wait failed; [`CudaError::Graph`] on a stream that records.
+    /// [`CudaError::Lost`] if the work or the wait failed; [`CudaError::Graph`] on a stream or a thread that records.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.refuse_in_recording("cannot wait")?;
         // SAFETY: the stream is alive.
@@ -245,7 +249,7 @@ impl Stream {
     ///
     /// # Errors
     /// What `work` fails with; [`CudaError::Lost`] if it failed on the device, [`CudaError::Driver`]; [`CudaError::Graph`] on
-    /// a stream that records.
+    /// a stream or a thread that records.
     pub fn time(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Duration, CudaError> {
         self.refuse_in_recording("cannot wait")?;
         let start = self.event()?;
@@ -269,18 +273,18 @@ impl Stream {
         Ok(event)
     }
 
-    /// Records what `work` puts on the stream that it is given, instead of running it. The graph runs on this stream. The
-    /// work may not allocate or free memory, nor wait.
+    /// Records what `work` puts on the stream that it is given, instead of running it. The graph runs on this stream. While
+    /// `work` runs, its thread can neither wait, whatever for, nor allocate, open a device or record another graph, and what
+    /// it drops is freed when the recording is over. Other threads are not affected.
     ///
     /// # Errors
-    /// What `work` fails with; [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`].
+    /// What `work` fails with; [`CudaError::Lost`], [`CudaError::OutOfMemory`], [`CudaError::Driver`]; [`CudaError::Graph`] on
+    /// a stream or a thread that records, and if memory that the work uses has gone.
     pub fn record(&self, work: impl FnOnce(&Stream) -> Result<(), CudaError>) -> Result<Graph, CudaError> {
+        self.refuse_in_recording("cannot be recorded inside another")?;
         // A stream of its own, so that one whose recording fails serves nothing else.
         let stream = Stream::create(self.device(), Some(Mutex::default()))?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is alive.
-        stream.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
-        let capture = Capture { stream: &stream, ended: false };
+        let capture = Capture::begin(&stream)?;
         work(&stream)?;
         let graph = capture.end()?;
         if graph.is_null() {
@@ -289,12 +293,15 @@ impl Stream {
         }
         let used = stream.handle.used.as_ref();
         let used = used.map(|used| std::mem::take(&mut *used.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (executable, used) = (std::ptr::null_mut(), used.unwrap_or_default());
-        let mut graph = Graph { graph, executable, stream: self.clone(), used };
+        let used = used.unwrap_or_default();
         // SAFETY: the graph is valid.
-        let instantiate = || unsafe { result::graph::instantiate(graph.graph, PLAIN) };
-        graph.executable = self.device().call("cuGraphInstantiate", instantiate)?;
-        Ok(graph)
+        let instantiate = || unsafe { result::graph::instantiate(graph, PLAIN) };
+        let executable = launch_with(&used, || self.device().call("cuGraphInstantiate", instantiate));
+        if self.device().bind().is_ok() {
+            // SAFETY: made by the capture and destroyed once; an executable does without.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+        Ok(Graph { executable: executable?, stream: self.clone(), used })
     }
 
     /// Puts a kernel on the stream: `grid` blocks of the kernel's threads with `shared` bytes of dynamic shared memory. A
@@ -337,14 +344,55 @@ impl Stream {
 /// How a graph is made ready to launch: nothing special.
 const PLAIN: sys::CUgraphInstantiate_flags = sys::CUgraphInstantiate_flags(0);
 
-/// A stream that records. It ends with this whatever the work did, a panic included: a stream that records can do nothing
-/// else.
+/// Frees something of the driver.
+type Free = Box<dyn FnOnce()>;
+
+thread_local! {
+    /// What to run when the recording of this thread is over; none if it does not record.
+    static RECORDING: RefCell<Option<Vec<Free>>> = const { RefCell::new(None) };
+}
+
+/// Refuses what the driver does not let a thread do that records. It would fail there too, and spoil the recording; and a
+/// wait that the driver refuses looks like one that failed.
+///
+/// # Errors
+/// [`CudaError::Graph`] on a thread that records.
+pub(super) fn refuse_while_recording(reason: &'static str) -> Result<(), CudaError> {
+    match RECORDING.try_with(|recording| recording.borrow().is_some()) {
+        Ok(true) => Err(CudaError::Graph { reason }),
+        _ => Ok(()),
+    }
+}
+
+/// Frees something of the driver now or, as the driver does not let a thread that records, when its recording is over.
+pub(super) fn free_outside_recordings(free: impl FnOnce() + 'static) {
+    let mut free: Option<Free> = Some(Box::new(free));
+    let _ = RECORDING.try_with(|recording| {
+        if let Some(later) = recording.borrow_mut().as_mut() {
+            later.extend(free.take());
+        }
+    });
+    if let Some(free) = free {
+        free();
+    }
+}
+
+/// A stream that records, and its thread with it. It ends with this whatever the work did, a panic included: a stream that
+/// records can do nothing else.
 struct Capture<'a> {
     stream: &'a Stream,
     ended: bool,
 }
 
-impl Capture<'_> {
+impl<'a> Capture<'a> {
+    fn begin(stream: &'a Stream) -> Result<Capture<'a>, CudaError> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        stream.call("cuStreamBeginCapture", |s| unsafe { result::stream::begin_capture(s, mode) })?;
+        let _ = RECORDING.try_with(|recording| recording.replace(Some(Vec::new())));
+        Ok(Capture { stream, ended: false })
+    }
+
     /// The graph of what was recorded, which may be null.
     fn end(mut self) -> Result<sys::CUgraph, CudaError> {
         // SAFETY: the stream is alive.
@@ -366,6 +414,8 @@ impl Drop for Capture<'_> {
                 let _ = unsafe { result::graph::destroy(graph) };
             }
         }
+        let later = RECORDING.try_with(RefCell::take).ok().flatten();
+        later.into_iter().flatten().for_each(|free| free());
     }
 }
 
