@@ -11,7 +11,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::driver::{self, failure};
 use super::kernel::{IMAGES, KERNELS, KernelInfo};
-use super::stream::{free_outside_recordings, refuse_while_recording};
+use super::recording::{free_outside_recordings, refuse_while_recording};
 use super::{CudaError, Stream};
 
 /// The properties of a card.

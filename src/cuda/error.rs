@@ -72,9 +72,9 @@ pub enum CudaError {
         asked: usize,
     },
     /// The device cannot be used by this process any more: work on it failed, or a wait for work, after which nobody knows
-    /// what runs on. Every later call with this handle answers the same without asking the driver. Nothing in the process
-    /// recovers it: what the driver calls for is a new process, and for uncorrectable memory errors perhaps a reset of the
-    /// card. Other processes, other cards and the CPU are not affected.
+    /// what runs on. Every later call with this handle answers the same; only a wait asks the driver, so that it has
+    /// waited. Nothing in the process recovers it: what the driver calls for is a new process, and for uncorrectable
+    /// memory errors perhaps a reset of the card. Other processes, other cards and the CPU are not affected.
     #[error("device lost: {reason}")]
     Lost {
         /// The driver's words at the first failure.

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 
-use super::stream::{free_outside_recordings, refuse_while_recording};
+use super::recording::{free_outside_recordings, refuse_while_recording};
 use super::{CudaError, Device, Stream};
 
 /// `len` values of `T` in the memory of a device. Cheap to clone: clones and parts share one allocation, which is freed

@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod kernel;
 mod memory;
+mod recording;
 mod staging;
 mod stream;
 mod tensor;
@@ -35,8 +36,9 @@ pub use driver::{DriverVersion, devices};
 pub use error::CudaError;
 pub use kernel::TARGETS;
 pub use memory::Slice;
+pub use recording::Graph;
 pub use staging::{Staged, StagedGraph, Staging};
-pub use stream::{Graph, Stream};
+pub use stream::Stream;
 pub use tensor::{Rows, Tensor};
 
 pub use crate::model::Precision;

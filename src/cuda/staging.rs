@@ -24,6 +24,13 @@ pub struct Staged<'a> {
 /// Work that was recorded with a [`Staging`] and runs there.
 pub struct StagedGraph(Graph);
 
+impl StagedGraph {
+    /// Whether all memory that the work uses is still there.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.0.is_whole()
+    }
+}
+
 impl Staging {
     /// A new stream with zeros to upload and to download to, in bytes.
     ///

@@ -55,6 +55,14 @@ fn graphs_are_bounded() {
             }
         }
     }
+    // Those of a catalogue that is gone make room first.
+    let mut products = Vec::from(products);
+    drop(products.remove(1));
+    engine.prepare(&products[1]).unwrap();
+    engine.encode_queries(&requests[..4]).unwrap();
+    assert_eq!(turn.emulator.live("graph executables"), 128 - 32 + 1);
+    engine.search(&products[1], &requests[..1], 1).unwrap();
+    assert_eq!(turn.emulator.live("graph executables"), 128 - 32 + 1);
     drop(engine);
     turn.nothing_is_left();
 }

@@ -67,6 +67,9 @@ impl<P: Program> Graphs<P> {
             None => {
                 let (program, graph) = record()?;
                 if self.0.len() == MOST_GRAPHS {
+                    self.0.retain(|recorded| recorded.graph.is_whole()); // the others are of catalogues that are gone
+                }
+                if self.0.len() == MOST_GRAPHS {
                     self.0.remove(0);
                 }
                 Recorded { key, program, graph }
