@@ -11,6 +11,10 @@ namespace {
 void perform(const PendingCopy& copy) {
   memcpy(copy.to, copy.from, copy.source_bytes);
   memset(static_cast<char*>(copy.to) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+}
+
+// The copy may happen anywhere from its issue to the wait, whenever it is performed here: both ends count.
+void note(const PendingCopy& copy) {
   note_read(copy.from, copy.source_bytes, copy.code);
   note_write(copy.to, copy.bytes, copy.code);
 }
@@ -23,15 +27,13 @@ void cp_async(void* to, const void* from, uint32_t bytes, uint32_t source_bytes,
   }
   if (is_shared(from)) fatal_at(site, "cp.async: the source is in shared memory");
   Thread* me = self;
-  PendingCopy copy{to, from, bytes, source_bytes, site, __builtin_return_address(0), me->copy_group};
-  note_write(to, bytes, copy.code);  // the copy may happen anywhere from here to the wait: both ends count
-  if (performs_early()) {
-    perform(copy);
-    return;
-  }
   if (me->copy_count == kMaxPendingCopies) {
     fatal_at(site, "emulator: more than %u pending cp.async in one thread", kMaxPendingCopies);
   }
+  const bool early = performs_early();
+  const PendingCopy copy{to, from, bytes, source_bytes, site, __builtin_return_address(0), me->copy_group, early};
+  if (early) perform(copy);
+  note(copy);
   me->copies[me->copy_count++] = copy;
 }
 
@@ -44,7 +46,8 @@ void cp_async_wait(uint32_t keep_groups) {
     const PendingCopy copy = me->copies[i];
     bool committed = copy.group < me->copy_group;
     if (committed && me->copy_group - copy.group > keep_groups) {
-      perform(copy);
+      if (!copy.performed) perform(copy);
+      note(copy);
     } else {
       me->copies[left++] = copy;
     }

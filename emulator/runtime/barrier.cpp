@@ -18,7 +18,6 @@ void release(Barrier& barrier, const Thread* last) {
   barrier.waiting_count = 0;
   barrier.arrived = 0;
   barrier.need = 0;
-  barrier.turn ^= 1;
 }
 
 void check_arrival(const Barrier& barrier, int id, unsigned count, Site site) {
@@ -45,8 +44,10 @@ void block_barrier(int id, unsigned count, bool wait, Site site) {
   if (!barrier.arrived) {
     barrier.site = site;
     barrier.need = count;
+    barrier.turn = (barrier.turn + 1) % Barrier::kOrders;
+    if (count) hb_forget(&barrier.orders[barrier.turn]);
   }
-  int* order = &barrier.order[barrier.turn];
+  int* order = &barrier.orders[barrier.turn];
   if (count) hb_release(order);
   ++barrier.arrived;
   if (barrier.arrived == (count ? count : w.alive)) {

@@ -1,9 +1,10 @@
 // Happens-before among the threads of a launch, by vector clocks. A barrier of the whole block orders everything in it, so
 // a clock lists single threads only where something else ordered them since the block's last barrier.
 //
-// Fences are those of CUDA's memory model: atomics are relaxed and order nothing by themselves, but of two fences the one
-// from which a chain of program order, barriers and atomics (a value read, overwritten, or read before it was) leads to the
-// other comes first, and synchronises with it if each is in the other's scope.
+// Fences are those of CUDA's memory model: atomics are relaxed and order nothing by themselves. A fence comes before
+// another if each is in the other's scope and an atomic after the first (by program order and barriers) is met by one
+// before the second, on the same variable: the later one reads or overwrites the value, or overwrites what the earlier one
+// read, directly or over other atomics on that variable. From one variable to the next only a fence leads on.
 #ifdef EMU_RACES
 #include "order.h"
 
@@ -30,13 +31,16 @@ struct Clock {
   uint32_t engine = 0;  // what its copy engine did until this one,
   uint32_t warps = 0;   // what each thread of these warps did until at[thread],
   uint32_t at[kMaxThreads];
-  Views others;           // what threads of other blocks did,
-  Views fenced[kScopes];  // and fences, with what came before them: what a fence would be ordered behind
+  Views others;           // what threads of other blocks did
+  // Fences, with what came before them; of those of the scope of a block, also what they know of other blocks.
+  Views fenced[kScopes];  // that come before the point: what atomics hand on
+  Views seen[kScopes];    // that atomics have met: what a fence would be ordered behind
 };
 
 // The values of an atomic variable.
 struct Word {
-  Views written[kScopes], read[kScopes];  // fences before the writes and the reads
+  uint32_t block;  // that used it last: fences of the scope of a block are its own
+  Views written[kScopes], read[kScopes];  // fences before the writes, and before the reads since the last of them
 };
 
 uint32_t block, launch_start;
@@ -57,7 +61,7 @@ void reset(Clock& clock) {
   clock.block = block;
   clock.start = clock.engine = clock.warps = 0;
   clock.others = nullptr;
-  for (Views& fences : clock.fenced) fences = nullptr;
+  for (int scope = 0; scope < kScopes; ++scope) clock.fenced[scope] = clock.seen[scope] = nullptr;
 }
 
 // A warp's times, zero if there were none.
@@ -101,6 +105,7 @@ void join(Views& to, const Views& from) {
     if (known && known != view) {
       auto joined = std::make_shared<Clock>(*known);
       join_block(*joined, *view);
+      join(joined->others, view->others);
       known = joined;
     } else {
       known = view;
@@ -111,7 +116,10 @@ void join(Views& to, const Views& from) {
 
 void join_others(Clock& to, const Clock& from) {
   join(to.others, from.others);
-  for (int scope = 0; scope < kScopes; ++scope) join(to.fenced[scope], from.fenced[scope]);
+  for (int scope = 0; scope < kScopes; ++scope) {
+    join(to.fenced[scope], from.fenced[scope]);
+    join(to.seen[scope], from.seen[scope]);
+  }
 }
 
 // The running thread's clock, after the barriers that it has passed. They do not order the copy engine.
@@ -146,22 +154,30 @@ bool knows(const Clock& clock, const Moment& then) {
   return clock.warps >> then.thread / kWarp & 1 && then.time <= clock.at[then.thread];
 }
 
-// What comes before the fences, of the thread's own block and of the others.
-void acquire(Clock& clock, const Views& fences, Scope scope) {
+// What comes before the fences that a fence of this scope has met: those of the thread's own block, and of the others.
+void acquire(Clock& clock, Scope scope) {
+  const Views& fences = clock.seen[scope];
   if (!fences) return;
   auto own = fences->find(block);
-  if (own != fences->end()) join_block(clock, *own->second);
+  if (own != fences->end()) {
+    join_block(clock, *own->second);
+    join(clock.others, own->second->others);
+  }
   if (scope == kDevice) join(clock.others, fences);
 }
 
-// The fence that the running thread is at, for those that come after.
-Views view_of(const Clock& clock) {
+// What the fence that the running thread is at knows of its block, for those that come after.
+std::shared_ptr<Clock> view_of(const Clock& clock) {
   auto view = std::make_shared<Clock>(clock);
   view->others = nullptr;
-  for (Views& fences : view->fenced) fences = nullptr;
+  for (int scope = 0; scope < kScopes; ++scope) view->fenced[scope] = view->seen[scope] = nullptr;
   add(*view, actor(), times[actor()]);
-  std::map<uint32_t, std::shared_ptr<const Clock>> views = {{block, view}};
-  return std::make_shared<const decltype(views)>(std::move(views));
+  return view;
+}
+
+Views views(std::shared_ptr<const Clock> view) {
+  std::map<uint32_t, std::shared_ptr<const Clock>> one = {{block, std::move(view)}};
+  return std::make_shared<const decltype(one)>(std::move(one));
 }
 
 }  // namespace
@@ -216,7 +232,7 @@ void hb_acquire(const void* object) {
   const Clock& from = clock_of(object);
   join_block(clock, from);
   join_others(clock, from);
-  if (clock.engine || clock.others || clock.fenced[kBlock]) beyond_barriers = true;
+  if (clock.engine) beyond_barriers = true;
 }
 
 void hb_release(const void* object) {
@@ -232,14 +248,15 @@ void hb_forget(const void* object) { reset(objects[object]); }
 
 void hb_fence(bool device) {
   Clock& clock = mine();
-  acquire(clock, clock.fenced[kBlock], kBlock);
-  if (device) acquire(clock, clock.fenced[kDevice], kDevice);
-  Views here = view_of(clock);
-  join(clock.fenced[kBlock], here);
+  acquire(clock, kBlock);
   if (device) {
+    acquire(clock, kDevice);
     join(clock.fenced[kDevice], clock.others);
-    join(clock.fenced[kDevice], here);
+    join(clock.fenced[kDevice], views(view_of(clock)));
   }
+  auto with_others = view_of(clock);
+  with_others->others = clock.others;
+  join(clock.fenced[kBlock], views(with_others));
   times[actor()] = ++tick;
   beyond_barriers = true;
 }
@@ -249,9 +266,14 @@ void hb_atomic(const void* address, bool writes) {
   auto& words = is_shared(address) ? shared_words : global_words;
   if (!clock.fenced[kBlock] && !clock.fenced[kDevice] && !words.count(address)) return;
   Word& word = words[address];
+  if (word.block != block) word.written[kBlock] = word.read[kBlock] = nullptr;
+  word.block = block;
   for (int scope = 0; scope < kScopes; ++scope) {
-    join(clock.fenced[scope], word.written[scope]);
-    if (writes) join(clock.fenced[scope], word.read[scope]);
+    if (writes) {
+      join(word.written[scope], word.read[scope]);
+      word.read[scope] = nullptr;
+    }
+    join(clock.seen[scope], word.written[scope]);
     join(writes ? word.written[scope] : word.read[scope], clock.fenced[scope]);
   }
   beyond_barriers = true;

@@ -30,7 +30,8 @@ struct Record {
   uint32_t place;  // in the code, from the start of the library; 0 if it is not known
 };
 
-// Reads: the last one, the last ones of another warp, of another lane of the warp, and of another block.
+// Writes: the last one, and one before it that it does not stand for. Reads: the last one, the last ones of another warp,
+// of another lane of the warp, and of another block.
 struct Cell {
   Record writes[2];
   Record reads[4];
@@ -86,18 +87,35 @@ const char* name_of(uint8_t kind) {
         name_of(mine.kind), here, name_of(other.kind), thread, there);
 }
 
+Moment moment_of(const Record& record) { return {record.block, record.time, record.thread}; }
+
 bool is_live(const Record& record, uint32_t since) { return record.bytes && record.block >= since; }
 
 void check(uintptr_t address, const Record& other, const Record& mine, uint32_t since) {
   if (!is_live(other, since) || !(other.bytes & mine.bytes) || (other.kind & mine.kind & kAtomic)) return;
-  if (!is_before_now({other.block, other.time, other.thread})) report(address, mine, other);
+  if (!is_before_now(moment_of(other))) report(address, mine, other);
+}
+
+// A write stands for what comes before it: who races with that races with the write. An atomic one stands for atomic
+// accesses only, and may be unordered with them.
+void cover(Record& other, const Record& mine) {
+  bool stays = mine.kind & kAtomic && !(other.kind & kAtomic && is_before_now(moment_of(other)));
+  if (!stays) other.bytes &= static_cast<uint8_t>(~mine.bytes);
+}
+
+// The farther two threads are apart, the less there is that orders them.
+int distance(const Record& a, const Record& b) {
+  if (a.block != b.block) return 2;
+  return a.thread / kWarp != b.thread / kWarp;
 }
 
 void put_write(Cell& cell, const Record& mine, uint32_t since) {
-  for (Record& read : cell.reads) read.bytes &= static_cast<uint8_t>(~mine.bytes);
-  for (Record& write : cell.writes) write.bytes &= static_cast<uint8_t>(~mine.bytes);
-  if (is_live(cell.writes[0], since)) cell.writes[1] = cell.writes[0];
-  cell.writes[0] = mine;
+  for (Record& read : cell.reads) cover(read, mine);
+  for (Record& write : cell.writes) cover(write, mine);
+  auto& [last, other] = cell.writes;
+  bool keeps = is_live(other, since) && distance(other, mine) > distance(last, mine) && !is_before_now(moment_of(other));
+  if (is_live(last, since) && !keeps) other = last;
+  last = mine;
 }
 
 void put_read(Cell& cell, const Record& mine, uint32_t since) {

@@ -30,15 +30,16 @@ constexpr unsigned char kPoisonByte = 0xff;   // NaN in every float type: shared
 
 enum : int { kCodeInvalidValue = 1, kCodeIllegalAddress = 700, kCodeLaunchFailed = 719 };
 
-// A named barrier's happens-before objects are used in turn: with one, a thread that races ahead to the next barrier would
-// be ordered before one that has yet to leave this one.
+// A named barrier's phases have happens-before objects of their own, used in turn: threads that take part in one phase are
+// not ordered behind those of another, nor before a thread that has yet to leave this one.
 struct Barrier {
+  static constexpr unsigned kOrders = 64;
   unsigned arrived = 0;
   unsigned need = 0;
   Site site{"", 0};
   Thread* waiting[kMaxThreads];
   unsigned waiting_count = 0;
-  int order[2] = {0, 0};
+  int orders[kOrders];
   unsigned turn = 0;
 };
 

@@ -2,7 +2,7 @@
 // emulator's builds to notice.
 //
 //   in, out: float [n], n = 256; one block of 256 threads; oob_dyn_write takes n floats of dynamic memory, block_race and
-//   fence_* two blocks, and fence_* n + 1 floats behind the output
+//   fence_* two blocks, *_relay three, and fence_* n + 2 floats behind the output
 #include "device.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) ok_reverse(const float* in, float* out, int n) {
@@ -100,6 +100,16 @@ extern "C" __global__ void __launch_bounds__(256) shfl_is_no_fence(const float* 
   out[threadIdx.x] = s[threadIdx.x ^ 31];
 }
 
+// A named barrier orders who takes part in the same phase of it. The last phase is the third.
+extern "C" __global__ void __launch_bounds__(256) barrier_of_others(const float* in, float* out, int n) {
+  SHARED(float, s, [64]);
+  const int role = threadIdx.x / 64;
+  if (role == 0) s[threadIdx.x] = in[191 - threadIdx.x];
+  if (role < 2) bar_sync(1, 64);
+  if (role == 1) bar_sync(1, 64);
+  out[threadIdx.x] = role == 1 ? s[threadIdx.x - 64] : in[255 - threadIdx.x];
+}
+
 // ---- divergence
 
 extern "C" __global__ void __launch_bounds__(256) divergent_sync(const float* in, float* out, int n) {
@@ -181,6 +191,16 @@ extern "C" __global__ void __launch_bounds__(256) cp_async_never_waited(const fl
   out[threadIdx.x] = in[255 - threadIdx.x];
 }
 
+// A barrier between issue and wait does not order a copy that is made at issue.
+extern "C" __global__ void __launch_bounds__(256) cp_async_sync_too_early(const float* in, float* out, int n) {
+  SHARED_ALIGNED(16, float, s, [256]);
+  if (threadIdx.x < 64) cp_async16(smem_u32(s + threadIdx.x * 4), in + threadIdx.x * 4, true);
+  cp_async_commit();
+  __syncthreads();
+  cp_async_wait<0>();
+  out[threadIdx.x] = s[255 - threadIdx.x];
+}
+
 extern "C" __global__ void __launch_bounds__(256) ldmatrix_misaligned(const float* in, float* out, int n) {
   SHARED_ALIGNED(16, float, s, [256]);
   s[threadIdx.x] = in[threadIdx.x];
@@ -215,6 +235,32 @@ extern "C" __global__ void __launch_bounds__(256) lost_update(const float* in, f
   float* counter = out + n - 1;
   __syncthreads();
   *counter = *counter + 1.0f - 1.0f;
+}
+
+// The last to add reads the sum and does not know of the others; in `lost_sum_of_warps`, of its own warp alone.
+extern "C" __global__ void __launch_bounds__(256) lost_sum(const float* in, float* out, int n) {
+  SHARED(float, sum, [1]);
+  if (threadIdx.x == 0) sum[0] = 0.0f;
+  __syncthreads();
+  const bool last = atomicAdd(sum, 1.0f) == 255.0f;
+  out[threadIdx.x] = in[255 - threadIdx.x] + (last ? sum[0] * 0.0f : 0.0f);
+}
+extern "C" __global__ void __launch_bounds__(256) lost_sum_of_warps(const float* in, float* out, int n) {
+  SHARED(float, sum, [1]);
+  if (threadIdx.x == 0) sum[0] = 0.0f;
+  __syncthreads();
+  const bool last = atomicAdd(sum, 1.0f) == 255.0f;
+  __syncwarp();
+  out[threadIdx.x] = in[255 - threadIdx.x] + (last ? sum[0] * 0.0f : 0.0f);
+}
+
+// No barrier after the start; the thread that makes it adds first.
+extern "C" __global__ void __launch_bounds__(256) sum_starts_late(const float* in, float* out, int n) {
+  SHARED(float, sum, [1]);
+  if (threadIdx.x == 0) sum[0] = 0.0f;
+  atomicAdd(sum, 1.0f);
+  __syncthreads();
+  out[threadIdx.x] = in[255 - threadIdx.x] + sum[0] * 0.0f;
 }
 
 // Both blocks write everything.
@@ -297,6 +343,99 @@ extern "C" __global__ void __launch_bounds__(256) fence_of_block_after(const flo
 }
 extern "C" __global__ void __launch_bounds__(256) fence_without_barrier(const float* in, float* out, int n) {
   hand_over(in, out, n, {NONE, OF_DEVICE, OF_DEVICE, OF_DEVICE, NONE, false});
+}
+
+// The last block resets the counter with a plain store.
+extern "C" __global__ void __launch_bounds__(256) fence_missing_at_reset(const float* in, float* out, int n) {
+  if (blockIdx.x == 0) out[threadIdx.x] = in[255 - threadIdx.x];
+  auto* counter = reinterpret_cast<unsigned*>(out + 2 * n);
+  if (threadIdx.x == 0 && atomicAdd(counter, 1u) + 2u == gridDim.x) *counter = ~0u;
+}
+
+// The first block tells the second, which tells the third: only a fence leads from one flag to the other.
+namespace {
+DEV void relay(const float* in, float* out, int n, Fence between) {
+  SHARED(bool, told, [1]);
+  float* const parts = out + n;
+  auto* flags = reinterpret_cast<unsigned*>(parts + n);
+  if (blockIdx.x == 0) parts[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (blockIdx.x == 0) {
+      __threadfence();
+      atomicExch(&flags[0], 1u);
+    } else if (blockIdx.x == 1) {
+      if (atomicAdd(&flags[0], 0u) == 1u) {
+        fence(between);
+        atomicExch(&flags[1], 1u);
+      }
+    } else {
+      told[0] = atomicAdd(&flags[1], 0u) == 1u;
+      __threadfence();
+    }
+  }
+  __syncthreads();
+  if (blockIdx.x == 2 && told[0]) out[threadIdx.x] = parts[255 - threadIdx.x];
+}
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) fence_right_in_relay(const float* in, float* out, int n) {
+  relay(in, out, n, OF_DEVICE);
+}
+extern "C" __global__ void __launch_bounds__(256) fence_missing_in_relay(const float* in, float* out, int n) {
+  relay(in, out, n, NONE);
+}
+extern "C" __global__ void __launch_bounds__(256) fence_of_block_in_relay(const float* in, float* out, int n) {
+  relay(in, out, n, OF_BLOCK);
+}
+
+// On one counter, an addition in between needs no fence.
+extern "C" __global__ void __launch_bounds__(256) fence_not_needed_in_relay(const float* in, float* out, int n) {
+  SHARED(bool, told, [1]);
+  float* const parts = out + n;
+  if (blockIdx.x == 0) parts[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (blockIdx.x == 0) __threadfence();
+    told[0] = atomicAdd(reinterpret_cast<unsigned*>(parts + n), 1u) == 1;
+    if (blockIdx.x == 2) __threadfence();
+  }
+  __syncthreads();
+  if (blockIdx.x == 2 && told[0]) out[threadIdx.x] = parts[255 - threadIdx.x];
+}
+
+// A thread of the second block learns what the first left, and tells its own block.
+namespace {
+DEV void hand_on(const float* in, float* out, int n, Fence first, Fence second) {
+  SHARED(unsigned, flag, [1]);
+  float* const parts = out + n;
+  auto* left = reinterpret_cast<unsigned*>(parts + n);
+  if (threadIdx.x == 0) flag[0] = 0;
+  if (blockIdx.x == 0) parts[threadIdx.x] = in[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0 && blockIdx.x == 0) {
+    __threadfence();
+    atomicExch(left, 1u);
+  }
+  if (threadIdx.x == 0 && blockIdx.x == 1 && atomicAdd(left, 0u) == 1u) {
+    fence(first);
+    fence(second);
+    atomicExch(flag, 1u);
+  }
+  const bool told = atomicAdd(flag, 0u) == 1u;
+  __threadfence_block();
+  if (blockIdx.x == 1) out[threadIdx.x] = told ? parts[255 - threadIdx.x] : in[255 - threadIdx.x];
+}
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) fence_right_handing_on(const float* in, float* out, int n) {
+  hand_on(in, out, n, OF_DEVICE, OF_BLOCK);
+}
+extern "C" __global__ void __launch_bounds__(256) fence_once_handing_on(const float* in, float* out, int n) {
+  hand_on(in, out, n, OF_DEVICE, NONE);
+}
+extern "C" __global__ void __launch_bounds__(256) fence_of_block_handing_on(const float* in, float* out, int n) {
+  hand_on(in, out, n, OF_BLOCK, OF_BLOCK);
 }
 
 // A flag inside a block: the fence of the block is enough, and one is needed on either side.

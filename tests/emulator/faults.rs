@@ -63,18 +63,23 @@ const BOUNDS: [(&str, &str); 6] = [
 ];
 
 /// What the race detector finds.
-const RACES: [&str; 20] = [
+const RACES: [&str; 29] = [
     "missing_sync_raw",
     "missing_sync_left",
     "missing_sync_war",
     "missing_syncwarp",
     "shfl_is_no_fence",
+    "barrier_of_others",
     "cp_async_no_wait",
     "cp_async_wait_one_off",
+    "cp_async_sync_too_early",
     "cp_async_no_sync",
     "cp_async_overwrites",
     "race_global",
     "lost_update",
+    "lost_sum",
+    "lost_sum_of_warps",
+    "sum_starts_late",
     "block_race",
     "fence_missing_before",
     "fence_missing_after",
@@ -82,12 +87,25 @@ const RACES: [&str; 20] = [
     "fence_of_block_before",
     "fence_of_block_after",
     "fence_without_barrier",
+    "fence_missing_at_reset",
+    "fence_missing_in_relay",
+    "fence_of_block_in_relay",
+    "fence_of_block_handing_on",
     "flag_without_fences",
     "flag_without_fence_after",
 ];
 
 /// What it must not take for a race.
-const ORDERED: [&str; 4] = ["ok_reverse", "fence_right", "fence_by_all", "flag_right"];
+const ORDERED: [&str; 8] = [
+    "ok_reverse",
+    "fence_right",
+    "fence_by_all",
+    "fence_right_in_relay",
+    "fence_not_needed_in_relay",
+    "fence_right_handing_on",
+    "fence_once_handing_on",
+    "flag_right",
+];
 
 fn run(kernel: &str) -> Sign {
     let context = Context::new().unwrap();
@@ -96,10 +114,14 @@ fn run(kernel: &str) -> Sign {
         let function = context.function(context.module(b"EMU-MODULE faults\0")?, kernel)?;
         let bytes = 4 * usize::from(N);
         let hands_over = kernel.starts_with("fence_");
-        let room = if hands_over { 2 * bytes + 4 } else { bytes };
+        let room = if hands_over { 2 * bytes + 8 } else { bytes };
         let (input, output) = (context.allocate(bytes)?, context.allocate(room)?);
         context.upload(input, &(1..=N).map(f32::from).collect::<Vec<_>>())?;
-        let grid = if hands_over || kernel == "block_race" { 2 } else { 1 };
+        let grid = match kernel {
+            _ if kernel.ends_with("_relay") => 3,
+            _ if hands_over || kernel == "block_race" => 2,
+            _ => 1,
+        };
         let mut shape = Shape::new(grid, u32::from(N));
         shape.shared = if kernel == "oob_dyn_write" { 4 * u32::from(N) } else { 0 };
         context.launch(function, shape, DEFAULT_STREAM, &[input, output, N.into()])?;
@@ -164,12 +186,21 @@ fn races_are_found_by_the_race_detector() {
         let (passed, output) = race.run("faults::one", kernel);
         assert!(!passed && output.contains("data race"), "{kernel}: {output}");
     }
+    // Some random orders make copies at their issue.
+    for seed in 1..=5 {
+        let (passed, output) = race.run("faults::one", &format!("cp_async_sync_too_early {seed}"));
+        assert!(!passed && output.contains("data race"), "seed {seed}: {output}");
+    }
 }
 
-/// One fault, for the processes that the tests above start.
+/// One fault, and the seed of a random order if there is one, for the processes that the tests above start.
 #[test]
 fn one() {
-    let Ok(kernel) = std::env::var(crate::variant::SUBJECT) else { return };
-    let _turn = Turn::new();
-    assert_eq!(run(&kernel), Nothing);
+    let Ok(subject) = std::env::var(crate::variant::SUBJECT) else { return };
+    let turn = Turn::new();
+    let (kernel, seed) = subject.split_once(' ').unwrap_or((&subject, ""));
+    if let Ok(seed) = seed.parse() {
+        turn.emulator.schedule(2, seed);
+    }
+    assert_eq!(run(kernel), Nothing);
 }
