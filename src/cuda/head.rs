@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use super::linear::{
-    HeadArgs, Kernels, Layer, MOST_SEGMENTS, Output, Run, SegmentArgs, grid, rows_of, total, units,
-};
+use super::elementwise::grid;
+use super::linear::{HeadArgs, Kernels, Layer, MOST_SEGMENTS, Output, Run, SegmentArgs, rows_of, total, units};
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
 use crate::model::Activation;
 
@@ -300,7 +299,8 @@ impl Head {
         output: Output<'_>,
     ) -> Result<(), CudaError> {
         let arguments = HeadArgs::over(stream, columns, batch, self.outputs, output)?;
-        let blocks = grid(batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS))?;
+        let blocks = batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS);
+        let blocks = grid("blocks of a concatenation", blocks)?;
         // SAFETY: the pointers are of this stream; the callers checked segments and output.
         unsafe { stream.launch(&Kernels::of(self.precision).concatenate, [blocks, 1, 1], 0, &arguments) }
     }

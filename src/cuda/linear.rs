@@ -3,13 +3,13 @@
 mod kernels;
 mod plan;
 
+use super::elementwise::grid;
 use super::memory::Pointer;
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
 use crate::model::Activation;
 use kernels::number;
 pub(super) use kernels::{BF16, F16, F32, HeadArgs, Kernels, MOST_SEGMENTS, Output, SegmentArgs};
-pub(super) use plan::grid;
-use plan::{NARROW, Plan, RESIDENT};
+use plan::{NARROW, Plan, Target};
 
 /// Elements of a segment that are summed by themselves.
 const CHUNK: usize = 256;
@@ -50,8 +50,7 @@ pub(super) struct Layer {
     pitch: u32,
     chunks: usize,
     columns: Vec<Columns>,
-    /// Blocks that the card runs at a time.
-    slots: usize,
+    target: Target,
 }
 
 /// The batch of a launch and its workspace.
@@ -105,8 +104,8 @@ impl Layer {
         }
         let weight = Tensor::upload(stream, "weights", precision, &packed)?;
         let bias = bias.map(|bias| stream.upload("bias", bias)).transpose()?;
-        let slots = stream.device().info().multiprocessors as usize * RESIDENT;
-        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns, slots })
+        let target = Target::new(precision, widths.len(), stream.device().info());
+        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns, target })
     }
 
     pub(super) fn precision(&self) -> Precision {
@@ -125,7 +124,7 @@ impl Layer {
 
     fn plans(&self, most: usize) -> impl Iterator<Item = Plan> {
         let parts = self.columns.iter().map(|columns| (columns.width as usize).div_ceil(CHUNK));
-        let plan = move |chunks| Plan::new(self.outputs, chunks, most, self.slots);
+        let plan = move |chunks| Plan::new(self.outputs, chunks, most, &self.target);
         parts.chain([self.chunks]).map(plan)
     }
 
@@ -180,7 +179,7 @@ impl Layer {
         chunks: usize,
         arguments: HeadArgs,
     ) -> Result<(), CudaError> {
-        let plan = Plan::new(self.outputs, chunks, run.rows.most(), self.slots);
+        let plan = Plan::new(self.outputs, chunks, run.rows.most(), &self.target);
         let normalize = arguments.normalize != 0;
         let arguments = HeadArgs {
             weight: self.weight.pointer_on(stream)?,
@@ -194,9 +193,10 @@ impl Layer {
         let kernels = Kernels::of(self.precision());
         let kernel = if plan.tile == NARROW { &kernels.narrow } else { &kernels.wide };
         let shared = to_u32("shared memory", plan.shared(arguments.segments as usize))?;
-        // SAFETY: the pointers are of this stream; `segment` and the callers checked what they pass, `part` cut the workspace to
-        // the plan.
-        unsafe { stream.launch(kernel, [grid(plan.blocks())?, 1, 1], shared, &arguments) }
+        let blocks = grid("blocks of a layer", plan.blocks())?;
+        // SAFETY: the pointers are of this stream; `segment` and the callers checked what they pass, `part` cut the
+        // workspace to the plan.
+        unsafe { stream.launch(kernel, [blocks, 1, 1], shared, &arguments) }
     }
 }
 

@@ -108,13 +108,15 @@ impl<'a> OnDevice<'a> {
 }
 
 /// Every case in every precision, with the parts of linear heads: f32 to the bit, sums of 16-bit values within the bound of
-/// a sum, layers behind a rounded one within the contract.
+/// a sum, layers behind a rounded one within the contract. A small card takes the wide tile where rows are many.
 #[test]
 fn device_agrees_with_f64() {
-    let Some(device) = device_with(132) else { return };
+    let Some(small) = device_with(1) else { return };
+    let Some(large) = device_with(132) else { return };
     for case in cases().into_iter().chain(watched()) {
-        for precision in Precision::ALL {
-            let on = OnDevice::new(&device, &case, precision, false);
+        let devices = if case.batch > 100 { vec![&large, &small] } else { vec![&large] };
+        for (device, precision) in devices.into_iter().flat_map(|d| Precision::ALL.map(|p| (d, p))) {
+            let on = OnDevice::new(device, &case, precision, false);
             let shape = [case.batch, case.outputs()];
             assert_eq!((on.head.outputs(), on.head.is_linear()), (case.outputs(), case.is_linear()));
             let (found, fault) = on.run_case();
@@ -134,6 +136,18 @@ fn device_agrees_with_f64() {
             }
             on.check_stored(&found, fault);
         }
+    }
+}
+
+/// A layer whose inputs are several chunks and which the large card cuts into narrow tiles, the small one into wide ones.
+#[test]
+fn tiles_have_one_order() {
+    let case = Case::new(&[768], 64, &[linear(512)], false, |_, _| true);
+    let expected = case.in_order();
+    for multiprocessors in [1, 132] {
+        let Some(device) = device_with(multiprocessors) else { return };
+        let (found, _) = OnDevice::new(&device, &case, Precision::F32, false).run_case();
+        assert_bits(&format!("{multiprocessors} multiprocessors"), &found, &expected, &[64, 512]);
     }
 }
 
@@ -208,9 +222,12 @@ fn rows_do_not_depend_on_the_batch() {
             let on = OnDevice::new(&device, &case, precision, true);
             let width = on.head.outputs();
             let (found, _) = on.run_case();
-            let (elsewhere, _) = OnDevice::new(&small, &case, precision, true).run_case();
-            assert_bits(&on.what(), &elsewhere, &found, &[case.batch, width]);
-            for batch in [1, 7, 16, 17, 65, 300, MANY] {
+            let elsewhere = OnDevice::new(&small, &case, precision, true);
+            // The small card takes wide tiles, in slices and not.
+            let batches = [(&on, &[1, 7, 16, 17, 65, 300, MANY][..]), (&elsewhere, &[case.batch, 128, 300])];
+            let batches =
+                batches.iter().flat_map(|(on, batches)| batches.iter().map(move |batch| (on, *batch)));
+            for (on, batch) in batches {
                 if batch == MANY && !(1..=2).contains(&at) {
                     continue; // these take long, and one case for each kind of tile says it
                 }
