@@ -213,10 +213,22 @@ pub(super) fn total(widths: &[usize]) -> Result<usize, CudaError> {
 
 /// Rows of `data`, `[any, width]` in the given precision; for a width of 0, none.
 pub(super) fn rows_of(data: &Tensor, precision: Precision, width: usize) -> Result<u32, CudaError> {
-    let found = if data.precision() == precision { data.len() } else { 0 };
+    expect_precision("segment", data, precision)?;
     let rows = data.len().checked_div(width).unwrap_or(0);
-    expect("segment in the model's precision", found, &[rows, width])?;
+    expect("segment", data.len(), &[rows, width])?;
     Ok(u32::try_from(rows).unwrap_or(u32::MAX))
+}
+
+/// Checks that `what` is stored in the precision `expected`.
+pub(super) fn expect_precision(
+    what: &'static str,
+    values: &Tensor,
+    expected: Precision,
+) -> Result<(), CudaError> {
+    match values.precision() {
+        found if found == expected => Ok(()),
+        found => Err(CudaError::Precision { what, found, expected }),
+    }
 }
 
 /// A linear layer: `activation(weight * x + bias)`.
@@ -261,7 +273,9 @@ impl Linear {
     /// workspace, [`Linear::workspace`] bytes or more from a multiple of 4 on, holds anything before and after.
     ///
     /// # Errors
-    /// [`CudaError::Length`] or [`CudaError::Limit`] if a slice does not fit; what the launch fails with.
+    /// [`CudaError::Precision`] if input or output is stored in another one; [`CudaError::Length`] if one does not have its
+    /// shape, or for a workspace at another address; [`CudaError::Limit`] for a workspace that is too small, or more
+    /// blocks than a grid has; what the launch fails with.
     pub fn enqueue(
         &self,
         stream: &Stream,
@@ -270,9 +284,10 @@ impl Linear {
         workspace: &Slice<u8>,
         output: &Tensor,
     ) -> Result<(), CudaError> {
+        expect_precision("linear input", input, self.layer.precision())?;
+        expect_precision("linear output", output, self.layer.precision())?;
         expect("linear input", input.len(), &[rows.most(), self.inputs])?;
-        let found = if output.precision() == self.layer.precision() { output.len() } else { 0 };
-        expect("linear output in the layer's precision", found, &[rows.most(), self.layer.outputs])?;
+        expect("linear output", output.len(), &[rows.most(), self.layer.outputs])?;
         let segment = self.layer.segment(stream, 0, input, None)?;
         let output = Output::plain(output.pointer_on(stream)?, output.precision());
         let counters = workspace.part(0..4 * self.layer.counters(rows.most(), false))?.cast()?;

@@ -443,13 +443,14 @@ fn device_refusals() {
     length(run(std::slice::from_ref(&one), enough, 6));
     length(run(&[one.clone(), one.clone()], enough, 6));
     length(run(&[one.clone(), segment(2, Precision::F16, 2)], enough, 6));
-    length(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
+    let precision = |result: Result<(), CudaError>| {
+        assert!(matches!(result, Err(CudaError::Precision { .. })), "{result:?}")
+    };
+    precision(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
     length(run(&[one.clone(), two.clone()], enough, 5));
     let half = poisoned(&stream, Precision::F16, 6);
     let workspace = Slice::new(&device, "workspace", enough).unwrap();
-    let stored =
-        head.enqueue_tensor(&stream, &rows, &[one.clone(), two.clone()], &workspace, &half, 0, &fault);
-    assert!(matches!(stored, Err(CudaError::Precision { .. })), "{stored:?}");
+    precision(head.enqueue_tensor(&stream, &rows, &[one.clone(), two.clone()], &workspace, &half, 0, &fault));
     limit(run(&[one.clone(), two.clone()], 0, 6));
     let parts = |at, values: &Segment, output: usize| {
         let output = Slice::new(&device, "output", output)?;
@@ -460,4 +461,19 @@ fn device_refusals() {
     limit(parts(2, &two, 6));
     length(parts(1, &one, 6));
     length(parts(1, &two, 5));
+    precision(parts(1, &segment(3, Precision::F32, 2), 6));
+
+    let layer = Linear::new(&stream, Precision::F16, &layer(2, 3, weight)).unwrap();
+    let dense = |input: (Precision, usize), output: (Precision, usize)| {
+        let workspace = Slice::new(&device, "workspace", layer.workspace(3))?;
+        let input = Tensor::new(&device, "input", input.0, input.1)?;
+        let output = Tensor::new(&device, "output", output.0, output.1)?;
+        layer.enqueue(&stream, &rows, &input, &workspace, &output)
+    };
+    let (f32, f16) = (Precision::F32, Precision::F16);
+    assert_eq!(dense((f16, 9), (f16, 6)), Ok(()));
+    length(dense((f16, 8), (f16, 6)));
+    length(dense((f16, 9), (f16, 5)));
+    precision(dense((f32, 9), (f16, 6)));
+    precision(dense((f16, 9), (f32, 6)));
 }
