@@ -34,9 +34,9 @@
 // done. The launch code checks every length, the width (1 to 2^31) and unknown_row; the offsets and the count come from
 // the caller, who must have checked them to get the bags that he means: here they are only kept in bounds, and a bag whose
 // offsets descend is empty.
+#include "embedding.cuh"
 #include "fault.cuh"
 #include "rows.cuh"
-#include "values.cuh"
 
 struct EmbeddingLookup {
   const void* table;
@@ -75,77 +75,7 @@ namespace {
 constexpr int GATHER_THREADS = 256, POOL_THREADS = 128;
 constexpr int GATHER_ROUNDS = 4, POOL_ROUNDS = 8;  // loads of a thread in flight
 constexpr unsigned long long REFUSED = ~0ull;
-enum : uint8_t { F32, F16, BF16 };
 enum : uint8_t { SUM, MEAN, MAX };
-
-template <int TYPE> DEV float widen(uint32_t bits) {
-  if constexpr (TYPE == F32) return __uint_as_float(bits);
-  if constexpr (TYPE == F16) return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-  return __uint_as_float(bits << 16);
-}
-
-// 16 bytes of a row
-template <int TYPE> struct Vector {
-  using Raw = uint4;
-  static constexpr int LEN = TYPE == F32 ? 4 : 8;
-  static DEV void unpack(const uint4& raw, float (&x)[LEN]) {
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < LEN; ++i) {
-      x[i] = TYPE == F32 ? widen<TYPE>(words[i % 4]) : widen<TYPE>(words[i / 2] >> (16 * (i % 2)) & 0xffffu);
-    }
-  }
-};
-
-// one element of a row
-template <int TYPE> struct Scalar {
-  using Raw = typename Unsigned<TYPE == F32 ? 4 : 2>::Type;
-  static constexpr int LEN = 1;
-  static DEV void unpack(Raw raw, float (&x)[1]) { x[0] = widen<TYPE>(raw); }
-};
-
-// two values rounded to 16 bits, the first in the lower half
-DEV uint32_t narrow(float a, float b, uint8_t type) {
-  if (type == F16) {
-    const __half2 pair = __floats2half2_rn(a, b);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-// Stores are __stcg: nvcc cuts plain ones of 16 bytes into words where it joins branches.
-template <int LEN> DEV void store_f32(float* to, const float (&x)[LEN]) {
-  if constexpr (LEN == 1) {
-    __stcg(to, x[0]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < LEN; i += 4) {
-      __stcg(reinterpret_cast<float4*>(to + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
-    }
-  }
-}
-
-template <int LEN> DEV void store_16(uint16_t* to, const float (&x)[LEN], uint8_t type) {
-  if constexpr (LEN == 1) {
-    __stcg(to, static_cast<uint16_t>(narrow(x[0], 0.0f, type)));
-  } else {
-    uint32_t pairs[LEN / 2];
-#pragma unroll
-    for (int i = 0; i < LEN / 2; ++i) pairs[i] = narrow(x[2 * i], x[2 * i + 1], type);
-    if constexpr (LEN == 4) __stcg(reinterpret_cast<uint2*>(to), make_uint2(pairs[0], pairs[1]));
-    if constexpr (LEN == 8) __stcg(reinterpret_cast<uint4*>(to), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
-  }
-}
-
-// writes from element `at` of the output on
-template <int LEN> DEV void store(const EmbeddingLookup& lookup, size_t at, const float (&x)[LEN]) {
-  if (lookup.output_type == F32) {
-    store_f32(static_cast<float*>(lookup.output) + at, x);
-  } else {
-    store_16(static_cast<uint16_t*>(lookup.output) + at, x, lookup.output_type);
-  }
-}
 
 // which row of the table an id reads; a negative id is beyond every table as u64
 struct Resolver {
@@ -174,23 +104,23 @@ struct Place {
 template <class V> DEV void convert(const EmbeddingLookup& lookup, size_t at, typename V::Raw raw) {
   float x[V::LEN];
   V::unpack(raw, x);
-  store(lookup, at * V::LEN, x);
+  store(lookup.output, lookup.output_type, at * V::LEN, x);
 }
-template <template <int> class V, class Raw> DEV void put(const EmbeddingLookup& lookup, size_t at, Raw raw) {
+template <template <class> class V, class Raw> DEV void put(const EmbeddingLookup& lookup, size_t at, Raw raw) {
   if (lookup.table_type == lookup.output_type) {
     __stcg(static_cast<Raw*>(lookup.output) + at, raw);
   } else if (lookup.table_type == F32) {
-    if constexpr (sizeof(Raw) != 2) convert<V<F32>>(lookup, at, raw);
+    if constexpr (sizeof(Raw) != 2) convert<V<float>>(lookup, at, raw);
   } else if constexpr (sizeof(Raw) != 4) {
     if (lookup.table_type == F16) {
-      convert<V<F16>>(lookup, at, raw);
+      convert<V<__half>>(lookup, at, raw);
     } else {
-      convert<V<BF16>>(lookup, at, raw);
+      convert<V<__nv_bfloat16>>(lookup, at, raw);
     }
   }
 }
 
-template <template <int> class V, class Raw>
+template <template <class> class V, class Raw>
 DEV void gather(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
   const uint32_t vectors = lookup.vector ? lookup.width / (lookup.table_type == F32 ? 4 : 8) : lookup.width;
   const size_t total = rows * vectors, threads = static_cast<size_t>(lookup.blocks) * GATHER_THREADS;
@@ -297,7 +227,7 @@ DEV void pool_vector(const EmbeddingLookup& lookup, const Place& to, unsigned lo
 #pragma unroll
     for (float& x : pooled) x = __fdiv_rn(x, divisor);
   }
-  store(lookup, (to.row * vectors + to.column) * V::LEN, pooled);
+  store(lookup.output, lookup.output_type, (to.row * vectors + to.column) * V::LEN, pooled);
   if (refused && to.column == 0) report_fault(fault, lookup.stage, to.row);
 }
 
@@ -318,12 +248,12 @@ DEV void pool(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsign
   }
 }
 
-template <template <int> class V>
+template <template <class> class V>
 DEV void pool(const EmbeddingLookup& lookup, size_t rows, uint32_t block, unsigned long long* fault) {
   switch (lookup.table_type) {
-    case F32: return pool<V<F32>>(lookup, rows, block, fault);
-    case F16: return pool<V<F16>>(lookup, rows, block, fault);
-    default: return pool<V<BF16>>(lookup, rows, block, fault);
+    case F32: return pool<V<float>>(lookup, rows, block, fault);
+    case F16: return pool<V<__half>>(lookup, rows, block, fault);
+    default: return pool<V<__nv_bfloat16>>(lookup, rows, block, fault);
   }
 }
 

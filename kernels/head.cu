@@ -21,7 +21,8 @@
 // ROWS of y. A block computes its slice of the tile's chunks. With more than one slice each chunk's sum goes to
 // partials, and the block that is last to finish a tile adds them; with normalize, the block that is last to finish a
 // tile of rows normalises them. Block: THREADS.
-// Shared memory: STAGES * (OUTPUTS + ROWS) * 128 + segments * (ROWS + 1) * 4 bytes, dynamic.
+// Shared memory: STAGES * (OUTPUTS + ROWS) * 128 + segments * (ROWS + 1) * 4 bytes, dynamic, and 4, static, which take
+// 1 KiB as the dynamic ones begin at a multiple of that.
 // No segments, or none that a row has: activation(bias). The launch code checks every length but the entries of index.
 #include "head.cuh"
 #include "head_tile.cuh"
@@ -208,7 +209,8 @@ template <typename T, int STAGES> struct Block {
     cp_async_wait<0>();
   }
 
-  // Other blocks wrote the sums while this one ran: they are read through L2, since L1 is not coherent.
+  // The sums that all slices' blocks have written: the fences and barriers of last_to_arrive come before these loads. They
+  // are read once, so that L1 is left to others.
   DEV float add_partials(int row, int output) const {
     float total = 0.0f;
     for (uint32_t s = 0; s < args.segments; ++s) {

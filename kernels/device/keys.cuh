@@ -5,7 +5,7 @@
 // The score descends as a number, then the rank of the row's id ascends. code maps floats to integers in their order.
 // Its values for -0 and +0 are neighbours, and the two are one number: their keys share the 2^33 integers of both
 // codes, ZERO_KEYS + (~rank << 1 | whether the zero is +0), so that the rank decides first and no bit is lost.
-// src/cuda/topk.rs turns keys back.
+// src/cuda/topk/corpus.rs turns keys back.
 #pragma once
 #include "device.cuh"
 

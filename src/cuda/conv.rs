@@ -1,5 +1,6 @@
 //! Convolution with its epilogue; `kernels/conv.cu` and, in groups, `kernels/conv_direct.cu`.
 
+use super::elementwise::{self, grid};
 use super::memory::Pointer;
 use super::{Arguments, CudaError, Kernel, Precision, Rows, Slice, Stream, Tensor, to_u32};
 use crate::cpu::conv::{ConvShape, Pair};
@@ -74,10 +75,8 @@ const TILE_ROW: usize = 64;
 const STAGES: usize = 3;
 /// A line that no image has, whatever line the window starts in.
 const NOWHERE: i32 = 1 << 30;
-/// Values of a padded map at most, so that the offset of a tap fits an i32 and no line is [`NOWHERE`].
-const MOST_PADDED: usize = 1 << 28;
-/// Blocks in the x axis at most.
-const MOST_GRID: usize = (1 << 31) - 1;
+/// Values of a padded map at most, so that places in it fit the kernels' 32 bits and no line is [`NOWHERE`].
+pub(super) const MOST_PADDED: usize = 1 << 28;
 
 /// How a convolution runs, and with it the layout of its weights. A function of the layer alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +148,9 @@ impl Tile {
     }
 }
 
-/// How an [`Algorithm`] is launched.
+/// How an [`Algorithm`] is launched. Only [`Algorithm::Gemm`] has tiles to choose from: `Pairs` and `Gather` take the narrow
+/// one for every size, so that few images leave much of a card idle, as a stem with 112 x 112 output pixels of one image
+/// does, which is 98 blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Gemm(Tile),
@@ -198,17 +199,9 @@ impl Plan {
     /// Blocks for `pixels` output pixels.
     fn blocks(self, pixels: usize, out_channels: usize, multiprocessors: u32) -> Result<u32, CudaError> {
         let Some(tile) = self.tile() else {
-            return Ok(super::elementwise::blocks(pixels.saturating_mul(out_channels), multiprocessors));
+            return Ok(elementwise::blocks(pixels.saturating_mul(out_channels), multiprocessors));
         };
-        let blocks = tile.blocks(pixels, out_channels);
-        if blocks > MOST_GRID {
-            return Err(CudaError::Limit {
-                what: "blocks of a convolution",
-                value: blocks,
-                limit: MOST_GRID,
-            });
-        }
-        to_u32("blocks of a convolution", blocks)
+        grid("blocks of a convolution", tile.blocks(pixels, out_channels))
     }
 }
 
@@ -303,6 +296,7 @@ impl Conv {
         }
         let pixels = outputs[..3].iter().product();
         let number = |value| to_u32("side of a convolution", value);
+        let channels = |value| to_u32("channels of a convolution", value);
         let arguments = ConvArgs {
             input: input.pointer_on(stream)?,
             weight: self.weight.pointer_on(stream)?,
@@ -314,35 +308,39 @@ impl Conv {
             most: to_u32("images", images.most())?,
             height: number(size.height)?,
             width: number(size.width)?,
-            in_channels: number(shape.in_channels)?,
+            in_channels: channels(shape.in_channels)?,
             out_height: number(out.height)?,
             out_width: number(out.width)?,
-            out_channels: number(shape.out_channels)?,
+            out_channels: channels(shape.out_channels)?,
             // A step beyond the padded map is never taken.
             stride_height: number(shape.stride.height.min(MOST_PADDED))?,
             stride_width: number(shape.stride.width.min(MOST_PADDED))?,
             padding_height: number(shape.padding.height)?,
             padding_width: number(shape.padding.width)?,
             depth: self.depth,
-            groups: number(shape.groups)?,
+            groups: to_u32("groups of a convolution", shape.groups)?,
             relu: relu.into(),
         };
         let multiprocessors = stream.device().info().multiprocessors;
         let plan = Plan::of(self.algorithm, pixels, shape.out_channels, multiprocessors);
         let blocks = plan.blocks(pixels, shape.out_channels, multiprocessors)?;
-        // SAFETY: the pointers are of this stream; `expect` checked input, residual and output; the weights were packed for the shape.
+        // SAFETY: the pointers are of this stream; `expect` checked input, residual and output; the weights were packed for
+        // the shape.
         unsafe { stream.launch(plan.kernel(self.precision), [blocks, 1, 1], plan.shared(), &arguments) }
     }
 }
 
 /// That offsets in the padded input and in the output of one image fit the kernels' 32 bits.
 fn check_size(shape: &ConvShape, size: Pair, out: Pair) -> Result<(), CudaError> {
+    check_padded(size, shape.padding, shape.in_channels)?;
+    check_padded(out, Pair::square(0), shape.out_channels)
+}
+
+/// That a map with its padding has no more values than [`MOST_PADDED`].
+pub(super) fn check_padded(size: Pair, padding: Pair, channels: usize) -> Result<(), CudaError> {
     let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
-    let height = padded(size.height, shape.padding.height);
-    let width = padded(size.width, shape.padding.width);
-    let input = height.saturating_mul(width).saturating_mul(shape.in_channels);
-    let output = out.height.saturating_mul(out.width).saturating_mul(shape.out_channels);
-    let (value, limit) = (input.max(output), MOST_PADDED);
+    let pixels = padded(size.height, padding.height).saturating_mul(padded(size.width, padding.width));
+    let (value, limit) = (pixels.saturating_mul(channels), MOST_PADDED);
     if value > limit {
         return Err(CudaError::Limit { what: "values of a padded map", value, limit });
     }

@@ -41,6 +41,15 @@ pub(super) fn blocks(threads: usize, multiprocessors: u32) -> u32 {
     u32::try_from(threads.div_ceil(256)).map_or(most, |blocks| blocks.min(most))
 }
 
+/// As many blocks as a launch has in x, for kernels that need them all; `what` names them in an error.
+pub(super) fn grid(what: &'static str, blocks: usize) -> Result<u32, CudaError> {
+    let limit = i32::MAX as usize;
+    if blocks > limit {
+        return Err(CudaError::Limit { what, value: blocks, limit });
+    }
+    to_u32(what, blocks)
+}
+
 /// A batch norm's scale and shift on the device.
 #[derive(Debug)]
 pub struct ScaleShift {
@@ -123,6 +132,16 @@ impl Elementwise<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grids_have_less_than_2_to_the_31_blocks() {
+        assert_eq!(grid("blocks", 0), Ok(0));
+        assert_eq!(grid("blocks", (1 << 31) - 1), Ok((1 << 31) - 1));
+        for value in [1 << 31, usize::MAX] {
+            let limit = (1 << 31) - 1;
+            assert_eq!(grid("blocks", value), Err(CudaError::Limit { what: "blocks", value, limit }));
+        }
+    }
 
     #[test]
     fn blocks_cover_the_threads() {

@@ -174,8 +174,8 @@ fn plan(
     Plan { vector, blocks: blocks.min(BLOCKS * multiprocessors) }
 }
 
-/// Puts the lookups on the stream, up to 16 in a launch: those of one id per entry, then those of bags. Each does what [`crate::cpu::embedding`] does: an f32 output
-/// has its bits, another is that rounded once.
+/// Puts the lookups on the stream, up to 16 in a launch: those of one id per entry, then those of bags. Each does what
+/// [`crate::cpu::embedding`] does: an f32 output has its bits, another is that rounded once.
 ///
 /// The least entry with an id that is refused is reported, as that lookup's stage, in `fault` (one number, all ones
 /// before); its output row is written, with unspecified values. [`first_unknown`] tells which id of it was meant.
@@ -271,12 +271,10 @@ fn arguments(stream: &Stream, lookup: &Lookup, multiprocessors: u32) -> Result<L
     })
 }
 
+/// The number by which the kernels know a precision.
+#[allow(clippy::cast_possible_truncation)] // below 3
 fn code(precision: Precision) -> u8 {
-    match precision {
-        Precision::F32 => 0,
-        Precision::F16 => 1,
-        Precision::Bf16 => 2,
-    }
+    precision.index() as u8
 }
 
 /// The first of an entry's ids that is neither padding nor a row of the table, and its position among them. For the

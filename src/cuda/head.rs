@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
+use super::elementwise::grid;
 use super::linear::{
-    HeadArgs, Kernels, Layer, MOST_SEGMENTS, Output, Run, SegmentArgs, grid, rows_of, total, units,
+    HeadArgs, Kernels, Layer, MOST_SEGMENTS, Output, Run, SegmentArgs, expect_precision, rows_of, total,
+    units,
 };
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
 use crate::model::Activation;
@@ -167,8 +169,10 @@ impl Head {
     /// workspace, [`Head::workspace`] bytes or more from a multiple of 16 on, holds anything before and after.
     ///
     /// # Errors
-    /// [`CudaError::Precision`] if the head stores another one, [`CudaError::Length`] or [`CudaError::Limit`] if a slice
-    /// does not fit; what the launches fail with.
+    /// [`CudaError::Precision`] if a segment or the output is stored in another precision than the head's;
+    /// [`CudaError::Length`] for segments that are not as many as the widths, if one or an output, an index or the fault
+    /// record does not have its shape, or for a workspace at another address; [`CudaError::Limit`] for a workspace that is
+    /// too small, or more blocks than a grid has; what the launches fail with.
     #[allow(clippy::too_many_arguments)] // as above
     pub fn enqueue_tensor(
         &self,
@@ -184,11 +188,8 @@ impl Head {
         for (segment, &width) in segments.iter().zip(&self.widths) {
             self.check(batch, segment, width)?;
         }
-        let (what, found, expected) = ("head output", output.precision(), self.stored);
-        expect(what, output.len(), &[batch.most(), self.outputs])?;
-        if found != expected {
-            return Err(CudaError::Precision { what, found, expected });
-        }
+        expect_precision("head output", output, self.stored)?;
+        expect("head output", output.len(), &[batch.most(), self.outputs])?;
         expect("fault record", fault.len(), &[1])?;
         let places = self.places(batch.most());
         let output = self.output(stream, workspace, &places, output, (stage, fault))?;
@@ -245,8 +246,9 @@ impl Head {
     /// up to its output before normalisation.
     ///
     /// # Errors
-    /// [`CudaError::Length`] or [`CudaError::Limit`] if there is no such segment or a slice does not fit; what the
-    /// launch fails with.
+    /// [`CudaError::Precision`] if the segment is stored in another precision than the head's; [`CudaError::Length`] if it
+    /// or the output does not have its shape, or for a workspace at another address; [`CudaError::Limit`] if there is no
+    /// such segment, for a workspace that is too small, or more blocks than a grid has; what the launch fails with.
     pub fn enqueue_parts(
         &self,
         stream: &Stream,
@@ -300,7 +302,8 @@ impl Head {
         output: Output<'_>,
     ) -> Result<(), CudaError> {
         let arguments = HeadArgs::over(stream, columns, batch, self.outputs, output)?;
-        let blocks = grid(batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS))?;
+        let blocks = batch.most().div_ceil(CONCATENATE_ROWS).min(CONCATENATE_BLOCKS);
+        let blocks = grid("blocks of a concatenation", blocks)?;
         // SAFETY: the pointers are of this stream; the callers checked segments and output.
         unsafe { stream.launch(&Kernels::of(self.precision).concatenate, [blocks, 1, 1], 0, &arguments) }
     }

@@ -3,13 +3,13 @@
 mod kernels;
 mod plan;
 
+use super::elementwise::grid;
 use super::memory::Pointer;
 use super::{CudaError, Precision, Rows, Slice, Stream, Tensor, expect, to_u32};
 use crate::model::Activation;
 use kernels::number;
 pub(super) use kernels::{BF16, F16, F32, HeadArgs, Kernels, MOST_SEGMENTS, Output, SegmentArgs};
-pub(super) use plan::grid;
-use plan::{NARROW, Plan, RESIDENT};
+use plan::{NARROW, Plan, Target};
 
 /// Elements of a segment that are summed by themselves.
 const CHUNK: usize = 256;
@@ -50,8 +50,7 @@ pub(super) struct Layer {
     pitch: u32,
     chunks: usize,
     columns: Vec<Columns>,
-    /// Blocks that the card runs at a time.
-    slots: usize,
+    target: Target,
 }
 
 /// The batch of a launch and its workspace.
@@ -105,8 +104,8 @@ impl Layer {
         }
         let weight = Tensor::upload(stream, "weights", precision, &packed)?;
         let bias = bias.map(|bias| stream.upload("bias", bias)).transpose()?;
-        let slots = stream.device().info().multiprocessors as usize * RESIDENT;
-        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns, slots })
+        let target = Target::new(precision, widths.len(), stream.device().info());
+        Ok(Layer { weight, bias, activation, outputs, pitch: pitch_u32, chunks, columns, target })
     }
 
     pub(super) fn precision(&self) -> Precision {
@@ -125,7 +124,7 @@ impl Layer {
 
     fn plans(&self, most: usize) -> impl Iterator<Item = Plan> {
         let parts = self.columns.iter().map(|columns| (columns.width as usize).div_ceil(CHUNK));
-        let plan = move |chunks| Plan::new(self.outputs, chunks, most, self.slots);
+        let plan = move |chunks| Plan::new(self.outputs, chunks, most, &self.target);
         parts.chain([self.chunks]).map(plan)
     }
 
@@ -180,7 +179,7 @@ impl Layer {
         chunks: usize,
         arguments: HeadArgs,
     ) -> Result<(), CudaError> {
-        let plan = Plan::new(self.outputs, chunks, run.rows.most(), self.slots);
+        let plan = Plan::new(self.outputs, chunks, run.rows.most(), &self.target);
         let normalize = arguments.normalize != 0;
         let arguments = HeadArgs {
             weight: self.weight.pointer_on(stream)?,
@@ -194,9 +193,10 @@ impl Layer {
         let kernels = Kernels::of(self.precision());
         let kernel = if plan.tile == NARROW { &kernels.narrow } else { &kernels.wide };
         let shared = to_u32("shared memory", plan.shared(arguments.segments as usize))?;
-        // SAFETY: the pointers are of this stream; `segment` and the callers checked what they pass, `part` cut the workspace to
-        // the plan.
-        unsafe { stream.launch(kernel, [grid(plan.blocks())?, 1, 1], shared, &arguments) }
+        let blocks = grid("blocks of a layer", plan.blocks())?;
+        // SAFETY: the pointers are of this stream; `segment` and the callers checked what they pass, `part` cut the
+        // workspace to the plan.
+        unsafe { stream.launch(kernel, [blocks, 1, 1], shared, &arguments) }
     }
 }
 
@@ -213,10 +213,22 @@ pub(super) fn total(widths: &[usize]) -> Result<usize, CudaError> {
 
 /// Rows of `data`, `[any, width]` in the given precision; for a width of 0, none.
 pub(super) fn rows_of(data: &Tensor, precision: Precision, width: usize) -> Result<u32, CudaError> {
-    let found = if data.precision() == precision { data.len() } else { 0 };
+    expect_precision("segment", data, precision)?;
     let rows = data.len().checked_div(width).unwrap_or(0);
-    expect("segment in the model's precision", found, &[rows, width])?;
+    expect("segment", data.len(), &[rows, width])?;
     Ok(u32::try_from(rows).unwrap_or(u32::MAX))
+}
+
+/// Checks that `what` is stored in the precision `expected`.
+pub(super) fn expect_precision(
+    what: &'static str,
+    values: &Tensor,
+    expected: Precision,
+) -> Result<(), CudaError> {
+    match values.precision() {
+        found if found == expected => Ok(()),
+        found => Err(CudaError::Precision { what, found, expected }),
+    }
 }
 
 /// A linear layer: `activation(weight * x + bias)`.
@@ -261,7 +273,9 @@ impl Linear {
     /// workspace, [`Linear::workspace`] bytes or more from a multiple of 4 on, holds anything before and after.
     ///
     /// # Errors
-    /// [`CudaError::Length`] or [`CudaError::Limit`] if a slice does not fit; what the launch fails with.
+    /// [`CudaError::Precision`] if input or output is stored in another one; [`CudaError::Length`] if one does not have its
+    /// shape, or for a workspace at another address; [`CudaError::Limit`] for a workspace that is too small, or more
+    /// blocks than a grid has; what the launch fails with.
     pub fn enqueue(
         &self,
         stream: &Stream,
@@ -270,9 +284,10 @@ impl Linear {
         workspace: &Slice<u8>,
         output: &Tensor,
     ) -> Result<(), CudaError> {
+        expect_precision("linear input", input, self.layer.precision())?;
+        expect_precision("linear output", output, self.layer.precision())?;
         expect("linear input", input.len(), &[rows.most(), self.inputs])?;
-        let found = if output.precision() == self.layer.precision() { output.len() } else { 0 };
-        expect("linear output in the layer's precision", found, &[rows.most(), self.layer.outputs])?;
+        expect("linear output", output.len(), &[rows.most(), self.layer.outputs])?;
         let segment = self.layer.segment(stream, 0, input, None)?;
         let output = Output::plain(output.pointer_on(stream)?, output.precision());
         let counters = workspace.part(0..4 * self.layer.counters(rows.most(), false))?.cast()?;

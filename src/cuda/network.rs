@@ -103,9 +103,9 @@ impl Network {
     }
 
     /// Computes `output: [images.most(), width]` from `input: [images.most(), height, width, channels]`, of the shape
-    /// [`stored`](Network::stored), both in the network's precision and at multiples of 16 bytes. Feature maps lie in `workspace`, of at least
-    /// [`workspace(images.most())`](Network::workspace) bytes, at a multiple of 16 bytes. Allocates nothing and does not wait:
-    /// it can be recorded.
+    /// [`stored`](Network::stored), both in the network's precision and at multiples of 16 bytes. Feature maps lie in
+    /// `workspace`, of at least [`workspace(images.most())`](Network::workspace) bytes, at a multiple of 16 bytes.
+    /// Allocates nothing and does not wait: it can be recorded.
     ///
     /// # Errors
     /// [`CudaError::Length`], [`CudaError::Precision`], [`CudaError::Alignment`]; [`CudaError::Limit`] for a workspace that

@@ -110,16 +110,15 @@ fn launch(
     if channels > of {
         return Err(CudaError::shape(format_args!("{channels} channels do not fit {of}")));
     }
-    let number = |value| to_u32("side of an image", value);
     let arguments = PixelsArgs {
         input,
         table,
         output: output.pointer_on(stream)?,
         images: images.pointer_on(stream)?,
-        most: number(images.most())?,
-        pixels: number(height.saturating_mul(width))?,
-        channels: number(channels)?,
-        stored: number(of)?,
+        most: to_u32("images", images.most())?,
+        pixels: to_u32("pixels of an image", height.saturating_mul(width))?,
+        channels: to_u32("channels of an image", channels)?,
+        stored: to_u32("channels of an image", of)?,
     };
     let blocks = elementwise::blocks(output.len().div_ceil(8), stream.device().info().multiprocessors);
     // SAFETY: the pointers are of this stream; both callers checked input and output.

@@ -1,7 +1,9 @@
 //! Pooling: maximum and mean per window, mean over the map; `kernels/pool.cu`.
 
+use super::conv::{MOST_PADDED, check_padded};
+use super::elementwise::{self, grid};
 use super::memory::Pointer;
-use super::{Arguments, CudaError, Kernel, Rows, Stream, Tensor, elementwise, to_u32};
+use super::{Arguments, CudaError, Kernel, Rows, Stream, Tensor, to_u32};
 use crate::cpu::pool::{PoolKind, PoolShape};
 use crate::model::{MapShape, Pair};
 
@@ -53,10 +55,6 @@ pub(crate) const GLOBAL_AVERAGE: [Kernel<PoolArgs>; 3] = [
 
 /// Channels of a block of the global mean.
 const GLOBAL_CHANNELS: usize = 32;
-/// Values of a padded map at most, so that places in it fit the kernels' 32 bits.
-const MOST_PADDED: usize = 1 << 28;
-/// Blocks in the x axis at most.
-const MOST_GRID: usize = (1 << 31) - 1;
 
 /// Pools `input: [images.most(), height, width, channels]` into
 /// `output: [images.most(), out height, out width, channels]`, both of one precision at multiples of 16 bytes.
@@ -126,12 +124,7 @@ fn arguments(
     let precision = input.precision();
     input.expect("pool input", precision, &[images.most(), height, width, channels])?;
     output.expect("pool output", precision, &[images.most(), out.height, out.width, channels])?;
-    let padded = |size: usize, padding: usize| padding.saturating_mul(2).saturating_add(size);
-    let lines = padded(height, shape.padding.height);
-    let values = lines.saturating_mul(padded(width, shape.padding.width)).saturating_mul(channels);
-    if values > MOST_PADDED {
-        return Err(CudaError::Limit { what: "values of a padded map", value: values, limit: MOST_PADDED });
-    }
+    check_padded(Pair { height, width }, shape.padding, channels)?;
     let number = |value| to_u32("side of a pool", value);
     Ok(PoolArgs {
         input: input.pointer_on(stream)?,
@@ -140,7 +133,7 @@ fn arguments(
         most: to_u32("images", images.most())?,
         height: number(height)?,
         width: number(width)?,
-        channels: number(channels)?,
+        channels: to_u32("channels of a pool", channels)?,
         out_height: number(out.height)?,
         out_width: number(out.width)?,
         kernel_height: number(shape.kernel.height)?,
@@ -157,11 +150,7 @@ fn arguments(
 
 /// Blocks of the global mean.
 fn global_blocks(images: usize, channels: usize) -> Result<u32, CudaError> {
-    let blocks = images.saturating_mul(channels.div_ceil(GLOBAL_CHANNELS));
-    if blocks > MOST_GRID {
-        return Err(CudaError::Limit { what: "blocks of a global mean", value: blocks, limit: MOST_GRID });
-    }
-    to_u32("blocks of a global mean", blocks)
+    grid("blocks of a global mean", images.saturating_mul(channels.div_ceil(GLOBAL_CHANNELS)))
 }
 
 #[cfg(test)]

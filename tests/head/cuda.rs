@@ -108,13 +108,15 @@ impl<'a> OnDevice<'a> {
 }
 
 /// Every case in every precision, with the parts of linear heads: f32 to the bit, sums of 16-bit values within the bound of
-/// a sum, layers behind a rounded one within the contract.
+/// a sum, layers behind a rounded one within the contract. A small card takes the wide tile where rows are many.
 #[test]
 fn device_agrees_with_f64() {
-    let Some(device) = device_with(132) else { return };
+    let Some(small) = device_with(1) else { return };
+    let Some(large) = device_with(132) else { return };
     for case in cases().into_iter().chain(watched()) {
-        for precision in Precision::ALL {
-            let on = OnDevice::new(&device, &case, precision, false);
+        let devices = if case.batch > 100 { vec![&large, &small] } else { vec![&large] };
+        for (device, precision) in devices.into_iter().flat_map(|d| Precision::ALL.map(|p| (d, p))) {
+            let on = OnDevice::new(device, &case, precision, false);
             let shape = [case.batch, case.outputs()];
             assert_eq!((on.head.outputs(), on.head.is_linear()), (case.outputs(), case.is_linear()));
             let (found, fault) = on.run_case();
@@ -134,6 +136,18 @@ fn device_agrees_with_f64() {
             }
             on.check_stored(&found, fault);
         }
+    }
+}
+
+/// A layer whose inputs are several chunks and which the large card cuts into narrow tiles, the small one into wide ones.
+#[test]
+fn tiles_have_one_order() {
+    let case = Case::new(&[768], 64, &[linear(512)], false, |_, _| true);
+    let expected = case.in_order();
+    for multiprocessors in [1, 132] {
+        let Some(device) = device_with(multiprocessors) else { return };
+        let (found, _) = OnDevice::new(&device, &case, Precision::F32, false).run_case();
+        assert_bits(&format!("{multiprocessors} multiprocessors"), &found, &expected, &[64, 512]);
     }
 }
 
@@ -208,9 +222,12 @@ fn rows_do_not_depend_on_the_batch() {
             let on = OnDevice::new(&device, &case, precision, true);
             let width = on.head.outputs();
             let (found, _) = on.run_case();
-            let (elsewhere, _) = OnDevice::new(&small, &case, precision, true).run_case();
-            assert_bits(&on.what(), &elsewhere, &found, &[case.batch, width]);
-            for batch in [1, 7, 16, 17, 65, 300, MANY] {
+            let elsewhere = OnDevice::new(&small, &case, precision, true);
+            // The small card takes wide tiles, in slices and not.
+            let batches = [(&on, &[1, 7, 16, 17, 65, 300, MANY][..]), (&elsewhere, &[case.batch, 128, 300])];
+            let batches =
+                batches.iter().flat_map(|(on, batches)| batches.iter().map(move |batch| (on, *batch)));
+            for (on, batch) in batches {
                 if batch == MANY && !(1..=2).contains(&at) {
                     continue; // these take long, and one case for each kind of tile says it
                 }
@@ -426,13 +443,14 @@ fn device_refusals() {
     length(run(std::slice::from_ref(&one), enough, 6));
     length(run(&[one.clone(), one.clone()], enough, 6));
     length(run(&[one.clone(), segment(2, Precision::F16, 2)], enough, 6));
-    length(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
+    let precision = |result: Result<(), CudaError>| {
+        assert!(matches!(result, Err(CudaError::Precision { .. })), "{result:?}")
+    };
+    precision(run(&[one.clone(), segment(3, Precision::Bf16, 2)], enough, 6));
     length(run(&[one.clone(), two.clone()], enough, 5));
     let half = poisoned(&stream, Precision::F16, 6);
     let workspace = Slice::new(&device, "workspace", enough).unwrap();
-    let stored =
-        head.enqueue_tensor(&stream, &rows, &[one.clone(), two.clone()], &workspace, &half, 0, &fault);
-    assert!(matches!(stored, Err(CudaError::Precision { .. })), "{stored:?}");
+    precision(head.enqueue_tensor(&stream, &rows, &[one.clone(), two.clone()], &workspace, &half, 0, &fault));
     limit(run(&[one.clone(), two.clone()], 0, 6));
     let parts = |at, values: &Segment, output: usize| {
         let output = Slice::new(&device, "output", output)?;
@@ -443,4 +461,19 @@ fn device_refusals() {
     limit(parts(2, &two, 6));
     length(parts(1, &one, 6));
     length(parts(1, &two, 5));
+    precision(parts(1, &segment(3, Precision::F32, 2), 6));
+
+    let layer = Linear::new(&stream, Precision::F16, &layer(2, 3, weight)).unwrap();
+    let dense = |input: (Precision, usize), output: (Precision, usize)| {
+        let workspace = Slice::new(&device, "workspace", layer.workspace(3))?;
+        let input = Tensor::new(&device, "input", input.0, input.1)?;
+        let output = Tensor::new(&device, "output", output.0, output.1)?;
+        layer.enqueue(&stream, &rows, &input, &workspace, &output)
+    };
+    let (f32, f16) = (Precision::F32, Precision::F16);
+    assert_eq!(dense((f16, 9), (f16, 6)), Ok(()));
+    length(dense((f16, 8), (f16, 6)));
+    length(dense((f16, 9), (f16, 5)));
+    precision(dense((f32, 9), (f16, 6)));
+    precision(dense((f16, 9), (f32, 6)));
 }

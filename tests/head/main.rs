@@ -178,7 +178,7 @@ fn cases() -> Vec<Case> {
     // Outputs around the widths of the tiles, in few and in many rows.
     for outputs in [1, 2, 8, 9, 63, 64, 65, 127, 128, 129, 200] {
         add(&[9, 24], 3, &[linear(outputs)], |_, _| true);
-        add(&[9, 24], 70, &[linear(outputs)], every_pattern);
+        add(&[9, 24], 120, &[linear(outputs)], every_pattern);
     }
     // Widths around a load, a step and a chunk of the sum, and none at all.
     for width in [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257] {

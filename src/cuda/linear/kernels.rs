@@ -82,11 +82,7 @@ impl HeadArgs {
             activation: 0,
             normalize: output.normalize.is_some().into(),
             stage: output.normalize.map_or(0, |(stage, _)| stage.into()),
-            precision: match output.precision {
-                Precision::F32 => 0,
-                Precision::F16 => 1,
-                Precision::Bf16 => 2,
-            },
+            precision: to_u32("precision", output.precision.index())?,
             most: to_u32("rows", rows.most())?,
             segment,
         })

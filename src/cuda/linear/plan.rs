@@ -1,6 +1,6 @@
 //! How a layer is cut into blocks, from its shape and the card alone.
 
-use crate::cuda::CudaError;
+use crate::cuda::{DeviceInfo, Precision};
 
 /// The part of a layer's output that a block computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,15 +13,62 @@ pub(super) struct Tile {
 
 /// Few rows or outputs: what counts is that the weights arrive.
 pub(super) const NARROW: Tile = Tile { outputs: 64, rows: 16, stages: 4 };
-/// Many of both.
+/// Many of both: weights are read a quarter as often.
 const WIDE: Tile = Tile { outputs: 128, rows: 64, stages: 3 };
 
-/// Blocks of either tile that a multiprocessor runs at a time, where its shared memory has room for two of the wide ones.
-/// With fewer tiles than the card runs, the chunks of a tile are spread over several blocks.
-pub(super) const RESIDENT: usize = 2;
+impl Tile {
+    /// Bytes of dynamic shared memory.
+    fn shared(self, segments: usize) -> usize {
+        self.stages * (self.outputs + self.rows) * 128 + segments * (self.rows + 1) * 4
+    }
+
+    /// About how long a block takes for a chunk, to compare tiles by. In f32 that is its products, eight times as many in
+    /// the wide tile, which reads shared memory less often for each; tensor cores wait for what is copied, 192 lines
+    /// against 80.
+    fn time(self, precision: Precision) -> usize {
+        match (precision, self == NARROW) {
+            (Precision::F32, true) => 1,
+            (Precision::F32, false) => 6,
+            (Precision::F16 | Precision::Bf16, true) => 5,
+            (Precision::F16 | Precision::Bf16, false) => 12,
+        }
+    }
+}
+
+/// Blocks of either tile that a multiprocessor is given at a time, where it has shared memory for them: registers allow no
+/// more of the wide ones.
+const RESIDENT: usize = 2;
+
+/// Bytes of shared memory that a block takes beside the dynamic ones: its own, and those that the driver reserves.
+const STATIC_SHARED: usize = 1 << 10;
+const RESERVED_SHARED: usize = 1 << 10;
 
 /// Bytes that the sums of spread chunks may take.
 const MOST_PARTIALS: usize = 32 << 20;
+
+/// What a plan is made for, beside the shape of the layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    precision: Precision,
+    multiprocessors: usize,
+    /// Bytes of shared memory of a multiprocessor.
+    shared_memory: usize,
+    /// The most segments of a launch.
+    segments: usize,
+}
+
+impl Target {
+    pub(super) fn new(precision: Precision, segments: usize, card: &DeviceInfo) -> Target {
+        let shared_memory = card.shared_memory as usize + RESERVED_SHARED;
+        Target { precision, multiprocessors: card.multiprocessors as usize, shared_memory, segments }
+    }
+
+    /// Blocks that the card runs at a time.
+    fn slots(&self, tile: Tile) -> usize {
+        let of_block = tile.shared(self.segments) + STATIC_SHARED + RESERVED_SHARED;
+        self.multiprocessors.saturating_mul((self.shared_memory / of_block).clamp(1, RESIDENT))
+    }
+}
 
 /// How a layer is cut into blocks. It changes nothing in the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +82,36 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For a card that runs `slots` blocks at a time.
-    pub(super) fn new(outputs: usize, chunks: usize, most: usize, slots: usize) -> Plan {
-        let tile = if most <= NARROW.rows || outputs <= NARROW.outputs { NARROW } else { WIDE };
+    /// The wide tile, unless there are few rows or outputs, or the blocks of the narrow one are done sooner: where the wide
+    /// one has too few for the card. The narrow one reads the weights four times as often, which its time counts.
+    pub(super) fn new(outputs: usize, chunks: usize, most: usize, target: &Target) -> Plan {
+        let narrow = Plan::with(NARROW, outputs, chunks, most, target);
+        if most <= NARROW.rows || outputs <= NARROW.outputs {
+            return narrow;
+        }
+        let wide = Plan::with(WIDE, outputs, chunks, most, target);
+        if narrow.time(target) < wide.time(target) { narrow } else { wide }
+    }
+
+    /// With fewer tiles than the card runs, the chunks of a tile are spread over several blocks, if there is room for their
+    /// sums. All of them go through memory, whatever the number of slices, since they are added in order.
+    fn with(tile: Tile, outputs: usize, chunks: usize, most: usize, target: &Target) -> Plan {
         let row_tiles = most.div_ceil(tile.rows);
         let tiles = row_tiles.saturating_mul(outputs.div_ceil(tile.outputs));
-        let slices = (slots / tiles.max(1)).clamp(1, chunks.max(1));
+        let slices = (target.slots(tile) / tiles.max(1)).clamp(1, chunks.max(1));
         let spread = Plan { tile, row_tiles, tiles, slices, chunks };
         if spread.partials().saturating_mul(4) <= MOST_PARTIALS {
             spread
         } else {
             Plan { slices: 1, ..spread }
         }
+    }
+
+    /// An estimate to compare plans by: the blocks of the busiest multiprocessor, one after the other.
+    fn time(&self, target: &Target) -> usize {
+        let blocks = self.blocks().div_ceil(target.multiprocessors.max(1));
+        let chunks = self.chunks.div_ceil(self.slices);
+        blocks.saturating_mul(chunks).saturating_mul(self.tile.time(target.precision))
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -68,17 +133,7 @@ impl Plan {
 
     /// Bytes of dynamic shared memory.
     pub(super) fn shared(&self, segments: usize) -> usize {
-        let Tile { outputs, rows, stages } = self.tile;
-        stages * (outputs + rows) * 128 + segments * (rows + 1) * 4
-    }
-}
-
-/// Blocks as a launch takes them.
-pub(crate) fn grid(blocks: usize) -> Result<u32, CudaError> {
-    let limit = i32::MAX as usize;
-    match u32::try_from(blocks) {
-        Ok(blocks) if blocks as usize <= limit => Ok(blocks),
-        _ => Err(CudaError::Limit { what: "blocks", value: blocks, limit }),
+        self.tile.shared(segments)
     }
 }
 
@@ -86,26 +141,101 @@ pub(crate) fn grid(blocks: usize) -> Result<u32, CudaError> {
 mod tests {
     use super::super::MOST_SEGMENTS;
     use super::*;
+    use crate::cuda::elementwise::grid;
+
+    /// Where a layer of one segment runs, with the shared memory of compute capability 9.0.
+    fn target(precision: Precision, multiprocessors: usize) -> Target {
+        Target { precision, multiprocessors, shared_memory: 228 << 10, segments: 1 }
+    }
+
+    const HALF: Precision = Precision::F16;
 
     #[test]
     fn few_rows_spread_the_chunks_over_the_card() {
-        let plan = Plan::new(512, 19, 1, 264);
+        let of = |chunks, most, multiprocessors| {
+            Plan::new(if chunks == 19 { 512 } else { 1024 }, chunks, most, &target(HALF, multiprocessors))
+        };
+        let plan = of(19, 1, 132);
         assert_eq!((plan.tile, plan.tiles, plan.slices), (NARROW, 8, 19));
         assert_eq!(plan.partials(), 8 * 19 * 64 * 16);
         // More chunks than blocks: several chunks a slice.
-        assert_eq!(Plan::new(1024, 98, 1, 264).slices, 16);
+        assert_eq!(of(98, 1, 132).slices, 16);
         // The slices follow the card.
-        assert_eq!(Plan::new(1024, 98, 1, 216).slices, 13);
-        assert_eq!(Plan::new(1024, 98, 1, 8).slices, 1);
-        assert_eq!(Plan::new(512, 19, 17, 264).tile, WIDE);
-        assert_eq!(Plan::new(1, 19, 65_536, 264).tile, NARROW);
+        assert_eq!(of(98, 1, 108).slices, 13);
+        assert_eq!(of(98, 1, 4).slices, 1);
+        assert_eq!(of(19, 17, 132).tile, WIDE);
+        assert_eq!(Plan::new(1, 19, 65_536, &target(HALF, 132)).tile, NARROW);
     }
 
     #[test]
     fn many_rows_keep_their_sums_in_registers() {
-        let plan = Plan::new(512, 19, 65_536, 264);
-        assert_eq!((plan.tile, plan.row_tiles, plan.tiles, plan.slices), (WIDE, 1024, 4096, 1));
-        assert_eq!((plan.partials(), plan.counters(false), plan.counters(true)), (0, 0, 5120));
+        for precision in Precision::ALL {
+            let plan = Plan::new(512, 19, 65_536, &target(precision, 132));
+            assert_eq!((plan.tile, plan.row_tiles, plan.tiles, plan.slices), (WIDE, 1024, 4096, 1));
+            assert_eq!((plan.partials(), plan.counters(false), plan.counters(true)), (0, 0, 5120));
+        }
+    }
+
+    /// Inputs and outputs of a layer, its rows, and the plan: the narrow tile where blocks of the wide one leave more of
+    /// the card idle than it saves.
+    #[test]
+    fn tiles_that_fill_the_card() {
+        const F32: Precision = Precision::F32;
+        for (precision, inputs, outputs, most, expected) in [
+            (HALF, 768, 512, 17, (NARROW, 48)),
+            (HALF, 768, 512, 64, (NARROW, 96)), // 12 wide ones
+            (F32, 768, 512, 64, (NARROW, 96)),
+            (HALF, 4864, 512, 64, (WIDE, 76)), // with one chunk each
+            (HALF, 4864, 512, 512, (WIDE, 256)),
+            (F32, 4864, 512, 512, (WIDE, 256)),
+            // No room for the sums of chunks. Narrow tiles have eight times as many blocks; on tensor cores, each takes
+            // almost half as long as a wide one.
+            (F32, 4864, 512, 1024, (NARROW, 512)),
+            (HALF, 4864, 512, 1024, (WIDE, 64)),
+            (HALF, 25_088, 512, 192, (NARROW, 96)), // 12 wide ones
+            (HALF, 4864, 512, 2048, (WIDE, 128)),
+            (F32, 4864, 512, 2048, (WIDE, 128)),
+        ] {
+            let plan = Plan::new(outputs, inputs / 256, most, &target(precision, 132));
+            let what = format!("{precision:?}, {inputs} inputs, {outputs} outputs, {most} rows");
+            assert_eq!((plan.tile, plan.blocks()), expected, "{what}");
+        }
+    }
+
+    /// What the tests on the device rely on: wide tiles on small cards, in slices and not, for the same rows as narrow ones.
+    #[test]
+    fn plans_of_the_tests() {
+        for precision in Precision::ALL {
+            let of = |outputs, chunks, most, multiprocessors| {
+                let plan = Plan::new(outputs, chunks, most, &target(precision, multiprocessors));
+                (plan.tile, plan.slices > 1)
+            };
+            for outputs in [65, 127, 128, 129, 200] {
+                assert_eq!(of(outputs, 2, 120, 132).0, NARROW, "{outputs} outputs");
+                assert_eq!(of(outputs, 2, 120, 1).0, WIDE, "{outputs} outputs");
+            }
+            assert_eq!((of(512, 3, 64, 132), of(512, 3, 64, 1)), ((NARROW, true), (WIDE, false)));
+            assert_eq!((of(70, 6, 128, 132), of(70, 6, 128, 2)), ((NARROW, true), (WIDE, true)));
+            assert_eq!((of(70, 6, 300, 132), of(70, 6, 300, 2)), ((NARROW, true), (WIDE, false)));
+        }
+    }
+
+    /// Blocks of a multiprocessor, on cards of compute capability 8.0, 8.6 and 9.0.
+    #[test]
+    fn shared_memory_limits_the_slots() {
+        for (kib, tile, segments, expected) in [
+            (164, NARROW, 1, 2),
+            (164, WIDE, 1, 2),
+            (164, WIDE, 32, 1), // by half a KiB
+            (100, NARROW, 1, 2),
+            (100, WIDE, 1, 1),
+            (228, WIDE, 32, 2),
+        ] {
+            let target = Target { precision: HALF, multiprocessors: 3, shared_memory: kib << 10, segments };
+            assert_eq!(target.slots(tile), 3 * expected, "{kib} KiB, {tile:?}, {segments} segments");
+        }
+        let none = Target { precision: HALF, multiprocessors: 3, shared_memory: 0, segments: 1 };
+        assert_eq!(none.slots(WIDE), 3);
     }
 
     /// The tiles cover the output, every chunk has a slice, and limits hold, for any shape.
@@ -114,14 +244,18 @@ mod tests {
         for outputs in [1, 63, 64, 65, 127, 128, 129, 512, 4096] {
             for chunks in [0, 1, 2, 98, 1 << 20] {
                 for most in [0, 1, 15, 16, 17, 63, 64, 65, 4096, 65_536, 1 << 20, 1 << 31] {
-                    for slots in [0, 1, 40, 264, 1 << 20] {
-                        let plan = Plan::new(outputs, chunks, most, slots);
+                    for (multiprocessors, precision) in
+                        [(0, HALF), (1, Precision::F32), (20, HALF), (132, Precision::F32), (1 << 19, HALF)]
+                    {
+                        let plan = Plan::new(outputs, chunks, most, &target(precision, multiprocessors));
                         assert!(plan.row_tiles * plan.tile.rows >= most);
                         assert!(plan.tiles * plan.tile.rows * plan.tile.outputs >= most * outputs);
                         assert!((1..=chunks.max(1)).contains(&plan.slices));
                         assert!(4 * plan.partials() <= MOST_PARTIALS);
-                        assert!(plan.shared(MOST_SEGMENTS) <= 99 << 10, "sm_86 has no more");
-                        assert!(grid(plan.blocks()).is_ok(), "{outputs} outputs, {most} rows");
+                        let shared = plan.shared(MOST_SEGMENTS) + STATIC_SHARED;
+                        assert!(shared <= 99 << 10, "sm_86 has no more");
+                        let what = "blocks of a layer";
+                        assert!(grid(what, plan.blocks()).is_ok(), "{outputs} outputs, {most} rows");
                     }
                 }
             }
@@ -131,8 +265,7 @@ mod tests {
     /// 2^31 elements of output and more.
     #[test]
     fn large_outputs() {
-        let plan = Plan::new(4096, 19, 1 << 20, 264);
+        let plan = Plan::new(4096, 19, 1 << 20, &target(HALF, 132));
         assert_eq!((plan.tiles, plan.blocks()), (1 << 19, 1 << 19));
-        assert!(matches!(grid(1 << 31), Err(CudaError::Limit { .. })));
     }
 }

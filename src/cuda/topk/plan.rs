@@ -13,8 +13,10 @@ pub(super) const STEP: usize = 128;
 /// Keys that a buffer holds at least beyond those that are kept, where a block has more rows.
 const SPARE: usize = 512;
 
-/// Shared memory of a scan beside the queries, with what the driver takes of a block's.
-const FIXED_SHARED: usize = 3 << 10;
+/// Bytes of shared memory that a block of a scan takes beside the queries: its own, and those that the driver reserves, which
+/// count on a multiprocessor, not towards what one block may have.
+const STATIC_SHARED: usize = 2 << 10;
+const RESERVED_SHARED: usize = 1 << 10;
 
 /// The most blocks of one launch along the axis of query tiles.
 const MOST_TILES: usize = 65_535;
@@ -50,18 +52,18 @@ pub(super) struct Tile {
     /// Groups of warps with queries of their own.
     pub(super) groups: usize,
     /// Blocks that a multiprocessor runs at once, as far as registers allow.
-    resident: usize,
+    most_resident: usize,
 }
 
 const QUERIES_PER_WARP: [usize; 3] = [1, 4, 8];
 
 /// In order of their queries. The first fits any card.
 const TILES: [Tile; 5] = [
-    Tile { kernel: 0, groups: 1, resident: 3 },
-    Tile { kernel: 1, groups: 1, resident: 2 },
-    Tile { kernel: 2, groups: 1, resident: 2 },
-    Tile { kernel: 2, groups: 2, resident: 2 },
-    Tile { kernel: 2, groups: 4, resident: 2 },
+    Tile { kernel: 0, groups: 1, most_resident: 3 },
+    Tile { kernel: 1, groups: 1, most_resident: 2 },
+    Tile { kernel: 2, groups: 1, most_resident: 2 },
+    Tile { kernel: 2, groups: 2, most_resident: 2 },
+    Tile { kernel: 2, groups: 4, most_resident: 2 },
 ];
 
 impl Tile {
@@ -72,6 +74,18 @@ impl Tile {
     /// Bytes of the queries in shared memory.
     pub(super) const fn shared(self, dim: usize) -> usize {
         self.queries() * dim.next_multiple_of(GROUP) * size_of::<f32>()
+    }
+
+    /// Whether a block may have the shared memory that it needs.
+    fn fits(self, dim: usize, card: &DeviceInfo) -> bool {
+        self.shared(dim) + STATIC_SHARED <= card.shared_memory as usize
+    }
+
+    /// Blocks that a multiprocessor runs at once.
+    fn resident(self, dim: usize, card: &DeviceInfo) -> usize {
+        let of_block = self.shared(dim) + STATIC_SHARED + RESERVED_SHARED;
+        let of_multiprocessor = card.shared_memory as usize + RESERVED_SHARED;
+        (of_multiprocessor / of_block).clamp(1, self.most_resident)
     }
 }
 
@@ -150,13 +164,11 @@ impl Task<'_> {
             return Err(CudaError::Limit { what: "k", value: k, limit: MAX_K });
         }
         to_u32("queries", batch)?;
-        let available = (card.shared_memory as usize).saturating_sub(FIXED_SHARED);
-        let fits = |tile: &&Tile| tile.shared(shape.dim) <= available;
         // One tile that has room for all queries is enough.
         let enough = TILES.iter().filter(|tile| tile.queries() < batch).count() + 1;
         let mut best: Option<(f64, Plan)> = None;
-        for tile in TILES.iter().take(enough).filter(fits).chain(&TILES[..1]) {
-            let resident = (available / tile.shared(shape.dim)).clamp(1, tile.resident);
+        for tile in TILES.iter().take(enough).filter(|tile| tile.fits(shape.dim, card)).chain(&TILES[..1]) {
+            let resident = tile.resident(shape.dim, card);
             let slots = card.multiprocessors as usize * resident;
             let mut partitions =
                 (slots / batch.div_ceil(tile.queries()).max(1)).clamp(1, shape.rows.div_ceil(STEP).max(1));
@@ -280,7 +292,7 @@ mod tests {
         let Buffer { kept, capacity, holds_all } = plan.buffer;
         let rows = shape.rows.div_ceil(STEP).div_ceil(plan.partitions) * STEP; // of a block
         assert!(plan.workspace() <= MOST_WORKSPACE, "{what}: {} bytes", plan.workspace());
-        assert!(plan.tile.shared(shape.dim) + FIXED_SHARED <= card.shared_memory as usize, "{what}");
+        assert!(plan.tile.fits(shape.dim, card), "{what}");
         assert!(plan.group >= 1 && plan.group.div_ceil(plan.tile.queries()) <= MOST_TILES, "{what}");
         assert!(
             i32::try_from(plan.partitions).is_ok() && u32::try_from(plan.partitions * kept).is_ok(),
@@ -311,6 +323,23 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Where shared memory has less room for blocks than registers: each brings its own and what is reserved for it.
+    #[test]
+    fn shared_memory_limits_the_blocks() {
+        for (tile, dim, kib, expected) in [
+            (TILES[4], 896, 227, 1), // 112 KiB of queries
+            (TILES[4], 768, 227, 2), // 96 KiB
+            (TILES[3], 768, 99, 1),  // 48 KiB
+            (TILES[3], 640, 99, 2),  // 40 KiB
+            (TILES[0], 4096, 163, 3),
+            (TILES[0], 4096, 48, 2),
+            (TILES[4], 4096, 48, 1),
+        ] {
+            let found = tile.resident(dim, &card(1, kib << 10));
+            assert_eq!(found, expected, "{} queries of {dim}, {kib} KiB", tile.queries());
         }
     }
 
