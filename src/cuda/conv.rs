@@ -148,9 +148,9 @@ impl Tile {
     }
 }
 
-/// How an [`Algorithm`] is launched. Only [`Algorithm::Gemm`] has tiles to choose from: `Pairs` and `Gather` take the narrow
-/// one for every size, so that few images leave much of a card idle, as a stem with 112 x 112 output pixels of one image
-/// does, which is 98 blocks.
+/// How an [`Algorithm`] is launched. Only [`Algorithm::Gemm`] has tiles to choose from: `Pairs` and `Gather` take the
+/// narrow one for every size. No plan splits a sum. So few images may leave much of a card idle: a stem with 112 x 112
+/// output pixels is 98 blocks for one image, a layer of 7 x 7 pixels and 512 channels 8 of the small tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Gemm(Tile),

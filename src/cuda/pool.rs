@@ -76,7 +76,7 @@ pub fn enqueue(
         PoolKind::Max => (&MAX, false),
         PoolKind::Average { count_include_pad } => (&AVERAGE, count_include_pad),
     };
-    let arguments = arguments(stream, images, shape, map, out, count_include_pad, input, output)?;
+    let arguments = arguments(stream, images, shape, map, out, count_include_pad, [input, output])?;
     let threads = output.len() / if map.channels.is_multiple_of(8) { 8 } else { 1 };
     let blocks = elementwise::blocks(threads, stream.device().info().multiprocessors);
     // SAFETY: the pointers are of this stream; `arguments` checked input and output.
@@ -103,7 +103,7 @@ pub fn enqueue_global_average(
     }
     let one = Pair::square(1);
     let whole = PoolShape { kernel: Pair { height, width }, stride: one, padding: Pair::square(0) };
-    let arguments = arguments(stream, images, &whole, map, one, false, input, output)?;
+    let arguments = arguments(stream, images, &whole, map, one, false, [input, output])?;
     let blocks = global_blocks(images.most(), channels)?;
     // SAFETY: the pointers are of this stream; `arguments` checked input and output.
     unsafe { stream.launch(&GLOBAL_AVERAGE[input.precision().index()], [blocks, 1, 1], 0, &arguments) }
@@ -117,8 +117,7 @@ fn arguments(
     map: MapShape,
     out: Pair,
     count_include_pad: bool,
-    input: &Tensor,
-    output: &Tensor,
+    [input, output]: [&Tensor; 2],
 ) -> Result<PoolArgs, CudaError> {
     let MapShape { height, width, channels } = map;
     let precision = input.precision();

@@ -22,7 +22,7 @@ impl Tile {
         self.stages * (self.outputs + self.rows) * 128 + segments * (self.rows + 1) * 4
     }
 
-    /// About how long a block takes for a chunk, to compare tiles by. In f32 that is its products, eight times as many in
+    /// About how long a block takes for a chunk, to compare tiles by. In f32 its products decide, eight times as many in
     /// the wide tile, which reads shared memory less often for each; tensor cores wait for what is copied, 192 lines
     /// against 80.
     fn time(self, precision: Precision) -> usize {
@@ -35,8 +35,8 @@ impl Tile {
     }
 }
 
-/// Blocks of either tile that a multiprocessor is given at a time, where it has shared memory for them: registers allow no
-/// more of the wide ones.
+/// Blocks of either tile that a multiprocessor is given at a time, where it has shared memory for them: registers allow
+/// no more of the wide ones.
 const RESIDENT: usize = 2;
 
 /// Bytes of shared memory that a block takes beside the dynamic ones: its own, and those that the driver reserves.
@@ -82,8 +82,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The wide tile, unless there are few rows or outputs, or the blocks of the narrow one are done sooner: where the wide
-    /// one has too few for the card. The narrow one reads the weights four times as often, which its time counts.
+    /// The wide tile, unless there are few rows or outputs, or the blocks of the narrow one are done sooner: where the
+    /// wide one has too few for the card. The narrow one reads the weights four times as often, which its time counts.
     pub(super) fn new(outputs: usize, chunks: usize, most: usize, target: &Target) -> Plan {
         let narrow = Plan::with(NARROW, outputs, chunks, most, target);
         if most <= NARROW.rows || outputs <= NARROW.outputs {
@@ -93,8 +93,8 @@ impl Plan {
         if narrow.time(target) < wide.time(target) { narrow } else { wide }
     }
 
-    /// With fewer tiles than the card runs, the chunks of a tile are spread over several blocks, if there is room for their
-    /// sums. All of them go through memory, whatever the number of slices, since they are added in order.
+    /// With fewer tiles than the card runs, the chunks of a tile are spread over several blocks, if there is room for
+    /// their sums. These go through memory one by one, since they are added in order: fewer slices need as much room.
     fn with(tile: Tile, outputs: usize, chunks: usize, most: usize, target: &Target) -> Plan {
         let row_tiles = most.div_ceil(tile.rows);
         let tiles = row_tiles.saturating_mul(outputs.div_ceil(tile.outputs));
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    /// What the tests on the device rely on: wide tiles on small cards, in slices and not, for the same rows as narrow ones.
+    /// What the tests on the device rely on: wide tiles on small cards, in slices and not, for the rows of narrow ones.
     #[test]
     fn plans_of_the_tests() {
         for precision in Precision::ALL {
