@@ -3,7 +3,7 @@
 
 use mercer::cpu::activation::{Activation, add};
 use mercer::cpu::batch_norm::{BatchNorm, ScaleShift};
-use oracle::{F32_TOLERANCE, Random, assert_bits, assert_close, relu, wide};
+use oracle::{F32_TOLERANCE, Random, assert_close, relu, wide};
 
 #[cfg(feature = "cuda")]
 mod device;
@@ -138,6 +138,7 @@ mod cuda {
     use mercer::cuda::{CudaError, Precision, Rows, Stream, Tensor};
 
     use super::device::{device, device_with, marked, round, rows};
+    use super::oracle::assert_bits;
     use super::*;
 
     /// Where the output goes.
