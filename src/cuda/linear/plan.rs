@@ -215,6 +215,7 @@ mod tests {
                 assert_eq!(of(outputs, 2, 120, 1).0, WIDE, "{outputs} outputs");
             }
             assert_eq!((of(512, 3, 64, 132), of(512, 3, 64, 1)), ((NARROW, true), (WIDE, false)));
+            assert_eq!(of(512, 3, 4096, 132), (WIDE, false));
             assert_eq!((of(70, 6, 128, 132), of(70, 6, 128, 2)), ((NARROW, true), (WIDE, true)));
             assert_eq!((of(70, 6, 300, 132), of(70, 6, 300, 2)), ((NARROW, true), (WIDE, false)));
         }
