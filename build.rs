@@ -49,7 +49,8 @@ fn run() -> Result<(), String> {
             }
         }
     }
-    // The driver reads an image in 8-byte words; `include_bytes!` alone promises no alignment.
+    // The driver reads an image in 8-byte words; `include_bytes!` alone promises no alignment. A build
+    // without images has no use for the struct.
     let text =
         format!("{{\n#[repr(C, align(64))]\n#[allow(dead_code)]\nstruct Image<T>(T);\n&[\n{images}]\n}}\n");
     std::fs::write(out.join("images.rs"), text).map_err(|error| format!("{}: {error}", out.display()))

@@ -159,6 +159,9 @@ impl Drop for Turn {
         self.emulator.fail_allocation(0);
         self.emulator.lose_device(0);
         self.emulator.schedule(0, 1);
+        self.emulator.devices(1);
+        self.emulator.capability(90);
+        self.emulator.driver_version(13_000);
         self.emulator.lazy_streams(false);
         self.emulator.memory(8 << 30);
     }
