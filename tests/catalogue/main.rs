@@ -3,21 +3,17 @@
 
 mod construction;
 mod damage;
+#[path = "../oracle/mod.rs"]
+mod oracle;
 mod persistence;
 mod search;
 
 use mercer::catalogue::CatalogueError;
 use mercer::{Catalogue, ErrorKind, Hits, Metric};
 
-/// Values in [-1, 1) from a 64-bit linear congruential generator.
+/// Values in [-1, 1).
 fn uniform(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
+    oracle::Random::new(seed).values(len)
 }
 
 fn generated(metric: Metric, dim: usize, rows: usize) -> Catalogue {

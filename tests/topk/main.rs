@@ -15,6 +15,8 @@ mod cuda;
 #[cfg(feature = "cuda")]
 #[path = "../device/mod.rs"]
 mod device;
+#[path = "../oracle/mod.rs"]
+mod oracle;
 
 /// Lengths around every tail: shorter than a vector, around 32 lanes and their multiples, the longest.
 const DIMS: [usize; 24] =
@@ -47,15 +49,9 @@ fn oracle_scan(dim: usize, queries: &[f32], rows: &[f32], ids: &[i64], k: usize)
     queries.chunks(dim).map(answer).collect()
 }
 
-/// Values in [-1, 1) from a 64-bit linear congruential generator.
+/// Values in [-1, 1).
 fn uniform(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
+    oracle::Random::new(seed).values(len)
 }
 
 /// Few distinct values, so that many rows tie.
